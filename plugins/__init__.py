@@ -1,0 +1,1 @@
+"""One file = one plugin: dropping a file into noise/, models/ or objectives/ is the whole installation."""

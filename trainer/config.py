@@ -1,0 +1,290 @@
+"""The TOML schema: every key with its type, bounds, default and help text. The only source of the form and the JSON schema.
+
+A dataset option may stand in a subset, its dataset or [general]; the nearest one wins (kohya's rule). The models below
+carry the real defaults, and `model_fields_set` tells what was written, so that the lookup in `effective` needs no None.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
+
+from trainer import registry
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, and no value is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    kohya: tuple[str, ...] = (),
+    basic: bool = False,
+    unit: str = "",
+    later: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A config key. `kohya`: its names in other trainers, for "did you mean"; `basic`: shown first in the UI;
+    `later`: known to the schema, but anything else than the default is an error "not supported yet"."""
+    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "later": later}
+    if isinstance(default, (list, dict)):
+        return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **bounds)
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def extra(field: FieldInfo) -> dict[str, Any]:
+    """What `key` was told about a field beyond pydantic's own."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_to_tuple)]
+FloatPair = Annotated[tuple[float, float], BeforeValidator(_to_tuple)]
+
+
+class Run(Section):
+    name: str = key("", "Name of the run: results go to <output_dir>/<name>/.", basic=True, kohya=("output_name",))
+    output_dir: str = key("output", "Folder that holds all runs.", kohya=("output_path",))
+    seed: int = key(42, "Seed of every random stream of the run.", ge=0, lt=2**63)
+    device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", "Where to train; auto takes the GPU if there is one.")
+
+
+class Model(Section):
+    base: str = key(
+        "",
+        "The checkpoint to train: a single file, a diffusers folder or a hub id.",
+        basic=True,
+        kohya=("pretrained_model_name_or_path", "base_model_name"),
+    )
+    family: str = key("auto", "Architecture; auto recognises it from the files.", kohya=("v2", "sdxl", "model_type"))
+    prediction: str = key("auto", "What the model predicts; auto asks the base.", kohya=("v_parameterization",))
+    init: Literal["pretrained", "random"] = key(
+        "pretrained", "random: take only the architecture of a diffusers folder and start its UNet and text encoder anew."
+    )
+    vae: str = key("", "Another VAE than the base's: a file or a diffusers folder.")
+    tokenizer: str = key("", "A folder with the tokenizer; empty looks beside the base, then elsewhere.")
+
+
+class Training(Section):
+    method: Literal["lora", "full"] = key("lora", "lora trains small adapters, full the weights themselves.", basic=True)
+    steps: int = key(
+        1600, "Optimizer steps. Excludes epochs.", ge=1, basic=True, kohya=("max_train_steps", "num_steps")
+    )
+    epochs: int = key(
+        0, "Times every image (with its repeats) is seen; 0 = count steps instead.", ge=0, kohya=("max_train_epochs",)
+    )
+    text_encoder: bool = key(
+        False, "Train the text encoder too.", kohya=("network_train_unet_only", "train_text_encoder")
+    )
+    unet: bool = key(True, "Train the UNet.", kohya=("network_train_text_encoder_only", "train_unet"))
+    precision: Literal["fp32", "bf16", "fp16"] = key(
+        "fp32",
+        "Arithmetic of the networks, and the storage of their frozen weights. What trains is always kept in float32.",
+        kohya=("mixed_precision",),
+    )
+    gradient_accumulation: int = key(
+        1, "Micro-batches per optimizer step.", ge=1, kohya=("gradient_accumulation_steps",)
+    )
+    gradient_checkpointing: bool = key(False, "Compute activations twice to save memory; about a third slower.")
+    max_grad_norm: float = key(1.0, "Gradients are clipped to this norm; 0 = never.", ge=0, kohya=("clip_grad_norm",))
+
+
+class Lora(Section):
+    rank: int = key(
+        16, "Rank of linear layers and 1x1 convolutions.", ge=1, le=4096, basic=True, kohya=("network_dim", "lora_rank")
+    )
+    alpha: float = key(16.0, "The adapter is scaled by alpha / rank.", gt=0, kohya=("network_alpha", "lora_alpha"))
+    conv_rank: int = key(0, "Rank of 3x3 convolutions in the ResNets (LoCon); 0 = none.", ge=0, le=4096, kohya=("conv_dim",))
+    conv_alpha: float = key(1.0, "alpha of the 3x3 convolutions.", gt=0)
+    dropout: float = key(0.0, "Share of an adapter's inputs dropped in training.", ge=0, lt=1, kohya=("network_dropout",))
+
+
+class Optimizer(Section):
+    name: str = key(
+        "adamw",
+        "adamw, adamw8bit, a class of torch.optim, bitsandbytes or pytorch-optimizer, or module.Class.",
+        kohya=("optimizer_type", "optimizer"),
+    )
+    lr: float = key(1e-4, "Learning rate.", gt=0, le=100, basic=True, kohya=("learning_rate", "unet_lr"))
+    text_encoder_lr: float = key(0.0, "Learning rate of the text encoder; 0 = the same.", ge=0, le=100)
+    args: dict[str, Any] = key({}, "Arguments of the optimizer's constructor.", kohya=("optimizer_args",))
+
+
+class Schedule(Section):
+    name: Literal["constant", "linear", "cosine"] = key(
+        "constant", "How the learning rate moves after the warm-up.", kohya=("lr_scheduler", "learning_rate_scheduler")
+    )
+    warmup: float = key(
+        0, "Steps of rising learning rate; below 1 a share of all steps.", ge=0, kohya=("lr_warmup_steps",), unit="steps"
+    )
+
+
+class Timesteps(Section):
+    min: int = key(0, "Lowest timestep that is trained.", ge=0, lt=1000, kohya=("min_timestep",))
+    max: int = key(1000, "Timesteps below this one are trained.", gt=0, le=1000, kohya=("max_timestep",))
+
+
+class Noise(Section):
+    """One key per noise plugin; see `Config`, where the plugins' settings are added."""
+
+    def stages(self) -> dict[str, BaseModel]:
+        """The settings of every stage that is on, by plugin name."""
+        found = {name: getattr(self, name, None) for name in registry.names("noise")}
+        return {n: s for n, s in found.items() if s is not None and registry.find("noise", n).active(s)}
+
+
+class Samples(Section):
+    prompts: list[str] = key([], "Prompts that are drawn during training with fixed seeds.", kohya=("sample_prompts",))
+    negative: str = key("", "Negative prompt of all samples.")
+    every: int = key(
+        0, "Steps between samples; 0 = only at the end.", ge=0, kohya=("sample_every_n_steps",), unit="steps"
+    )
+    at_start: bool = key(False, "Draw the samples before the first step too.", kohya=("sample_at_first",))
+    steps: int = key(30, "Sampling steps.", ge=1, le=1000)
+    guidance: float = key(7.5, "Classifier-free guidance scale.", ge=0)
+    width: int = key(512, "Width in pixels.", ge=8)
+    height: int = key(512, "Height in pixels.", ge=8)
+    seed: int = key(1, "Seed of the first prompt; each next prompt adds one.", ge=0)
+
+
+class Save(Section):
+    every: int = key(0, "Steps between saved results; 0 = only at the end.", ge=0, kohya=("save_every_n_steps",), unit="steps")
+    dtype: Literal["fp32", "fp16", "bf16"] = key("fp16", "Storage of saved weights.", kohya=("save_precision",))
+    comment: str = key("", "Free text for the file's metadata.", kohya=("training_comment",))
+
+
+class Logging(Section):
+    every: int = key(1, "Steps between metrics; each costs one synchronisation.", ge=1, unit="steps")
+    tensorboard: bool = key(True, "Write TensorBoard files into the run's folder.", kohya=("log_with", "logging_dir"))
+
+
+class Data(Section):
+    skip_broken: bool = key(False, "Go on without images that cannot be read, and list them, instead of stopping.")
+    cache_latents: bool = key(True, "Encode every image once and keep the latents.")
+    cache_text: bool = key(True, "Encode every caption once, where the text encoder does not train.")
+
+
+class SubsetOptions(Section):
+    """kohya's options that may stand in [general], a dataset or a subset."""
+
+    num_repeats: int = key(1, "Times each image is seen per epoch.", ge=1, kohya=("repeats", "dataset_repeats"))
+    shuffle_caption: bool = key(False, "Shuffle the tags of a caption.", later=True)
+    caption_separator: str = key(",", "What separates the tags of a caption.", later=True)
+    keep_tokens: int = key(0, "The first N tags stay in place.", ge=0, later=True)
+    keep_tokens_separator: str = key("", "Tags before this mark stay in place.", later=True)
+    secondary_separator: str = key("", "A separator inside a tag, replaced at the end.", later=True)
+    enable_wildcard: bool = key(False, "Expand {a|b} and several lines of a caption.", later=True)
+    caption_prefix: str = key("", "Put before every caption.", later=True)
+    caption_suffix: str = key("", "Put after every caption.", later=True)
+    token_warmup_min: int = key(1, "Tags at the first step of the warm-up.", ge=0, later=True)
+    token_warmup_step: float = key(0, "Steps (below 1: a share) until all tags are used.", ge=0, later=True)
+    color_aug: bool = key(False, "Random changes of colour.", later=True)
+    flip_aug: bool = key(False, "Random mirror images.", later=True)
+    random_crop: bool = key(False, "Crop at random instead of in the centre.", later=True)
+    face_crop_aug_range: FloatPair | None = key(None, "Crop around faces.", later=True)
+    custom_attributes: dict[str, Any] = key({}, "Free values handed to the trainer.", later=True)
+    caption_dropout_rate: float = key(0.0, "Share of captions replaced by the empty one.", ge=0, le=1)
+    caption_tag_dropout_rate: float = key(0.0, "Share of tags dropped.", ge=0, le=1, later=True)
+    caption_dropout_every_n_epochs: int = key(0, "Drop all captions every N epochs.", ge=0, later=True)
+    caption_extension: str = key("", "Extension of the caption files; empty accepts .txt and .caption.", basic=True)
+    class_tokens: str = key("", "Caption of images that have no caption file.")
+    cache_info: bool = key(False, "Keep sizes and captions in a file beside the images.", later=True)
+    resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = key(
+        "", "Resampling; empty: area when shrinking, else Lanczos.", later=True
+    )
+
+
+class DatasetOptions(SubsetOptions):
+    """kohya's options that may stand in [general] or a dataset."""
+
+    resolution: int | Size = key(512, "Area that is trained: a side in pixels or [width, height].", basic=True)
+    batch_size: int = key(1, "Images per micro-batch and process.", ge=1, basic=True, kohya=("train_batch_size",))
+    enable_bucket: bool = key(False, "Keep each image's aspect ratio by training in buckets of near shape.", basic=True)
+    min_bucket_reso: int = key(256, "Shortest side of a bucket.", ge=8)
+    max_bucket_reso: int = key(1024, "Longest side of a bucket.", ge=8)
+    bucket_reso_steps: int = key(64, "Sides of buckets are multiples of this.", ge=8)
+    bucket_no_upscale: bool = key(False, "Never enlarge an image.", later=True)
+    network_multiplier: float = key(1.0, "Weight of the network for this dataset.", later=True)
+    validation_split: float = key(0.0, "Share of images held out.", ge=0, lt=1, later=True)
+    validation_seed: int | None = key(None, "Seed of the split.", later=True)
+
+
+class Subset(SubsetOptions):
+    image_dir: str = key("", "Folder of images (not searched recursively).", basic=True)
+    is_reg: bool = key(False, "Regularisation images (prior preservation).", later=True)
+    alpha_mask: bool = key(False, "Use the alpha channel as loss mask.", later=True)
+    metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), later=True)
+    conditioning_data_dir: str = key("", "Folder of masks or conditioning images.", later=True)
+
+
+class Dataset(DatasetOptions):
+    subsets: list[Subset] = key([], "Folders of images.", basic=True)
+
+
+class General(DatasetOptions):
+    """[general]: values for all datasets."""
+
+
+class BaseConfig(Section):
+    """A whole file. `Config` is this with the settings of the noise plugins that are installed."""
+
+    run: Run = Field(default_factory=Run)
+    model: Model = Field(default_factory=Model)
+    training: Training = Field(default_factory=Training)
+    lora: Lora = Field(default_factory=Lora)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    timesteps: Timesteps = Field(default_factory=Timesteps)
+    noise: Noise = Field(default_factory=Noise)
+    samples: Samples = Field(default_factory=Samples)
+    save: Save = Field(default_factory=Save)
+    logging: Logging = Field(default_factory=Logging)
+    data: Data = Field(default_factory=Data)
+    general: General = Field(default_factory=General)
+    datasets: list[Dataset] = Field(default_factory=list, description="Sets of images with one resolution each.")
+
+
+def _noise_section() -> type[Noise]:
+    """`Noise` with one optional field per plugin; `oversampling = 64` stands for `[noise.oversampling] k = 64`."""
+    fields: dict[str, Any] = {}
+    for name in registry.names("noise"):
+        plugin = registry.find("noise", name)
+
+        def from_headline(value: Any, headline: str = plugin.headline) -> Any:
+            return value if value is None or isinstance(value, (dict, BaseModel)) else {headline: value}
+
+        described = plugin.Settings.model_fields[plugin.headline]
+        fields[name] = (
+            Annotated[plugin.Settings | None, BeforeValidator(from_headline)],
+            Field(None, description=(plugin.__doc__ or "").strip().split("\n")[0], json_schema_extra=extra(described)),
+        )
+    return create_model("Noise", __base__=Noise, **fields)
+
+
+if TYPE_CHECKING:
+    Config = BaseConfig
+else:
+    _Noise = _noise_section()
+    Config = create_model("Config", __base__=BaseConfig, noise=(_Noise, Field(default_factory=_Noise)))
+
+Level = TypeVar("Level", bound=Section)
+
+
+def effective(target: type[Level], *levels: Section) -> Level:
+    """The options of `target` with each value from the first level that has it written (nearest first), else the default."""
+    values: dict[str, Any] = {}
+    for name in target.model_fields:
+        for level in levels:
+            if name in level.model_fields_set and name in type(level).model_fields:
+                values[name] = getattr(level, name)
+                break
+    return target.model_validate(values)

@@ -1,0 +1,127 @@
+"""The interfaces that plugins implement. No logic.
+
+A plugin is a file `plugins/<kind>/<name>.py` with a module-level `PLUGIN`, the class that implements its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from torch import Generator, Tensor, nn
+
+from trainer.batch import Geometry, NoiseDraw, TextStates
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Phase = Literal["pair", "shape", "perturb"]
+PHASES: tuple[Phase, ...] = ("pair", "shape", "perturb")
+
+
+class NoiseStage(Protocol):
+    """One stage of the noise (kind "noise"). The config key `noise.<file name>` holds its `Settings`.
+
+    Phases run in the order of `PHASES`, whatever the order in the file; at most one stage pairs.
+    A pairing stage gets the plain Gaussian draw and the clean latents, a shaping stage changes `target` and `mixed`
+    alike, a perturbing stage changes `mixed` only.
+    """
+
+    Settings: ClassVar[type[BaseModel]]  # every setting with bounds, default and help
+    headline: ClassVar[str]  # the setting that `noise.<name> = value` stands for
+    phase: ClassVar[Phase]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    @classmethod
+    def active(cls, settings: Any) -> bool:
+        """Whether these settings change anything; an inactive stage is never built."""
+        ...
+
+    def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
+        """Applies the stage.
+
+        draw: (B, C, h, w) float32, so far; clean: the latents, same shape, times the VAE scale; timesteps: (B,);
+        generator: this stage's own stream for this micro-batch. May be called with any number of trailing dimensions.
+        """
+        ...
+
+
+class Objective(Protocol):
+    """What the network is asked to predict (kind "objectives")."""
+
+    aliases: ClassVar[tuple[str, ...]]  # other names in the config, such as "v"
+    diffusers_name: ClassVar[str]  # `prediction_type` of diffusers' schedulers
+
+    def __init__(self, alphas_cumprod: Tensor) -> None: ...
+
+    def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t: the network's input, (B, C, h, w)."""
+        ...
+
+    def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The regression target, (B, C, h, w)."""
+        ...
+
+    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), each (B,): x_t = alpha * clean + sigma * noise."""
+        ...
+
+
+class Family(Protocol):
+    """A model family (kind "models"): everything that depends on the architecture is asked of this object."""
+
+    name: str  # the plugin's file name
+    base_version: str  # kohya's ss_base_model_version, e.g. "sd_v1"
+    prediction: str  # name of the objective that the base was trained with
+    alphas_cumprod: Tensor  # (timesteps,) float32, of the base's noise schedule
+    latent_factor: int  # pixels per latent cell along one side
+    parts: Mapping[str, nn.Module]  # what can train: "unet", "text_encoder", ...
+    text_parts: tuple[str, ...]  # which of the parts encode text
+
+    @classmethod
+    def recognises(cls, base: str) -> str | None:
+        """Why this family claims the base (a file, folder or hub id), or None. Reads no weights."""
+        ...
+
+    @classmethod
+    def load(
+        cls, base: str, *, prediction: str = "auto", init: str = "pretrained", tokenizer: str = "", vae: str = ""
+    ) -> Family:
+        """Loads the base on the CPU in float32, everything frozen and in eval mode. Raises UserError."""
+        ...
+
+    def to(self, device: Any, frozen_dtype: Any) -> None:
+        """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: the posterior's mean, times the VAE scale."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w), times the VAE scale -> (B, 3, H, W) in [-1, 1]."""
+        ...
+
+    def encode_text(self, captions: Sequence[str]) -> TextStates: ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, geometry: Geometry) -> Tensor:
+        """The network's output, (B, C, h, w)."""
+        ...
+
+    def adapter_targets(self, part: str, *, conv: bool) -> list[str]:
+        """Names of the modules of a part that a LoRA adapts, in kohya's selection; `conv` adds the ResNets (LoCon)."""
+        ...
+
+    def adapter_key(self, part: str, module: str) -> str:
+        """kohya's name of a module in a LoRA file, e.g. lora_unet_down_blocks_0_attentions_0_proj_in."""
+        ...
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over the live modules, with a deterministic DDIM-like scheduler, for samples."""
+        ...
+
+    def save(self, folder: Path, dtype: Any) -> None:
+        """Writes a complete diffusers folder."""
+        ...
