@@ -1,0 +1,96 @@
+"""Every epoch holds every image exactly num_repeats times, in an order that nothing but the seed changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import DatasetOptions, SubsetOptions
+from trainer.data.dataset import Dataset, Item, Source
+from trainer.data.plan import Plan, global_index
+
+SIZES = ((64, 64), (64, 128), (128, 64))
+
+
+def dataset(tables: list[tuple[int, list[tuple[int, list[int]]]]]) -> Dataset:
+    """tables: (batch size, [(repeats, [size of each image])])."""
+    items: list[Item] = []
+    sources: list[Source] = []
+    groups = tuple(DatasetOptions(batch_size=batch_size) for batch_size, _ in tables)
+    for index, (_, subsets) in enumerate(tables):
+        for repeats, sizes in subsets:
+            source = Source("", index, Path(), SubsetOptions(num_repeats=repeats))
+            sources.append(source)
+            for size in sizes:
+                target = SIZES[size]
+                items.append(Item(str(len(items)), ("",), target, target, (0, 0), target, source))
+    return Dataset(tuple(items), groups, tuple(sources))
+
+
+SUBSETS = st.tuples(st.integers(1, 4), st.lists(st.integers(0, 2), min_size=1, max_size=7))
+DATASETS = st.lists(
+    st.tuples(st.integers(1, 5), st.lists(SUBSETS, min_size=1, max_size=3)), min_size=1, max_size=3
+).map(dataset)
+
+
+@given(DATASETS, st.integers(0, 2**63 - 1), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_holds_every_image_exactly_its_repeats(data: Dataset, seed: int, epoch: int) -> None:
+    plan = Plan(data, seed)
+    seen: Counter[tuple[int, int]] = Counter()
+    for position in range(plan.batches_per_epoch):
+        batch = plan.batch(epoch * plan.batches_per_epoch + position)
+        assert (batch.epoch, batch.index_in_epoch) == (epoch, position)
+        items = [data.items[entry.item] for entry in batch.entries]
+        assert len({(item.source.dataset, item.target) for item in items}) == 1
+        assert 1 <= len(items) <= data.batch_size(items[0])
+        seen.update((entry.item, entry.repeat) for entry in batch.entries)
+    assert set(seen.values()) == {1}
+    assert seen.keys() == {(i, r) for i, item in enumerate(data.items) for r in range(item.repeats)}
+    assert plan.samples_per_epoch == len(seen)
+
+
+@given(DATASETS, st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_processes_and_accumulation_share_one_stream(data: Dataset, world: int, accumulation: int) -> None:
+    steps = 6
+    taken = [
+        global_index(step, micro, accumulation, rank, world)
+        for step in range(steps)
+        for micro in range(accumulation)
+        for rank in range(world)
+    ]
+    # In this order of nesting the stream is walked one by one: disjoint, complete, in order.
+    assert taken == list(range(steps * accumulation * world))
+    alone, shared = Plan(data, 7), Plan(data, 7)
+    assert [alone.batch(i) for i in taken] == [shared.batch(i) for i in reversed(taken)][::-1]
+
+
+def test_only_the_last_batch_of_a_bucket_is_short() -> None:
+    plan = Plan(dataset([(4, [(1, [0] * 10 + [1] * 3)])]), 0)
+    sizes = sorted(len(plan.batch(i).entries) for i in range(plan.batches_per_epoch))
+    assert sizes == [2, 3, 4, 4]
+
+
+def test_epochs_and_seeds_differ_and_are_reproducible() -> None:
+    data = dataset([(2, [(1, [0] * 30)])])
+
+    def order(seed: int, epoch: int) -> list[int]:
+        plan = Plan(data, seed)
+        span = range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch)
+        return [entry.item for i in span for entry in plan.batch(i).entries]
+
+    orders = [order(seed, epoch) for seed in (1, 2) for epoch in (0, 1)]
+    assert len({tuple(o) for o in orders}) == 4
+    assert order(1, 1) == orders[1]
+    assert Plan(data, 1).epoch_of(14) == 0 and Plan(data, 1).epoch_of(15) == 1
+
+
+def test_batches_of_different_buckets_are_mixed() -> None:
+    data = dataset([(1, [(1, [0] * 40 + [1] * 40)])])
+    plan = Plan(data, 0)
+    first_half = Counter(data.items[plan.batch(i).entries[0].item].target for i in range(40))
+    assert min(first_half.values()) > 10
