@@ -1,0 +1,61 @@
+"""CLIP text encoders: loading weights of any age, and the modules that kohya's LoRAs adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from plugins.models import _modules
+from plugins.models._modules import Network
+from plugins.models._unet import layers_within
+
+_PREFIX = "text_model."
+_CONTAINERS = ("CLIPAttention", "CLIPMLP")
+
+
+def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str) -> Network:
+    """The encoder with its weights, or new ones from torch's random state for `state` None. Raises UserError."""
+    text = _modules.build(lambda: CLIPTextModel(CLIPTextConfig(**config)), where, empty=state is not None)
+    if state is not None:
+        _modules.fill(text, flat_names(state), where)
+        number_positions(text)
+    return _modules.freeze(text)
+
+
+def flat_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of transformers 5, without "text_model." and the position numbers that older versions wrote."""
+    return {k.removeprefix(_PREFIX): v for k, v in state.items() if not k.endswith("position_ids")}
+
+
+def prefixed_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names that transformers 4 and every other tool reads; transformers 5 reads them too."""
+    return {k if k.startswith((_PREFIX, "text_projection")) else _PREFIX + k: v for k, v in state.items()}
+
+
+def number_positions(text: nn.Module) -> None:
+    """Fills the position numbers, which are no weights and so stay empty when a module was built on the meta device."""
+    for module in text.modules():
+        ids = getattr(module, "position_ids", None)
+        if isinstance(ids, Tensor) and ids.is_meta:
+            module.position_ids = torch.arange(ids.shape[-1]).expand(1, -1)
+
+
+def adapter_targets(text: nn.Module) -> list[str]:
+    """The four projections of every attention and the two layers of every MLP."""
+    return layers_within(text, _CONTAINERS)
+
+
+def adapter_key(prefix: str, module: str) -> str:
+    """kohya's name, e.g. lora_te_text_model_encoder_layers_0_mlp_fc1; modules of transformers 5 lack "text_model."."""
+    return f"{prefix}_{_PREFIX}{module.removeprefix(_PREFIX)}".replace(".", "_")
+
+
+def config_of(text: Network, dtype: torch.dtype) -> dict[str, Any]:
+    """The config.json of a live text encoder, in the words of transformers 4 and 5."""
+    config = {k: v for k, v in text.config.to_dict().items() if not k.startswith("_")}
+    name = str(dtype).removeprefix("torch.")
+    return {**config, "architectures": [type(text).__name__], "dtype": name, "torch_dtype": name}

@@ -1,0 +1,77 @@
+"""Builds a network from its config and fills it with weights, refusing anything that does not fit exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+
+Module = TypeVar("Module", bound=nn.Module)
+Network: TypeAlias = Any  # a live module of diffusers or transformers, whose annotations know neither config nor dtype
+
+_BAD_CONFIG = (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)
+
+
+def build(make: Callable[[], Any], where: str, *, empty: bool) -> Any:
+    """`make()`, on the meta device when `empty`. Raises UserError naming the config file when that is impossible."""
+    try:
+        with torch.device("meta" if empty else "cpu"):
+            return make()
+    except _BAD_CONFIG as error:
+        raise UserError(f"{where}: no model can be built from this ({type(error).__name__}: {error})") from error
+
+
+def fill(module: Module, state: Mapping[str, Tensor], where: str) -> Module:
+    """Gives a module on the meta device its weights, as float32 tensors of its own.
+
+    Raises UserError when a weight is missing, left over or of another shape, or holds no numbers.
+    """
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{name} is {list(state[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{where}: {len(found)} {what}, such as {found[0]}"
+        for found, what in (
+            (missing, "weights are missing"),
+            (surplus, "weights are not of this model"),
+            (shapes, "weights have another shape than the config says"),
+        )
+        if found
+    ]
+    if problems:
+        raise UserError(problems)
+    own = {name: state[name].to(torch.float32, copy=True) for name in expected}
+    module.load_state_dict(own, assign=True)
+    return module
+
+
+def freeze(module: Module) -> Module:
+    """Frozen and in eval mode, as families are loaded."""
+    module.requires_grad_(False)
+    return module.eval()
+
+
+def move(module: nn.Module, device: torch.device | str, frozen_dtype: torch.dtype) -> None:
+    """Moves a module; floating-point parameters that do not require gradients take `frozen_dtype`."""
+    for parameter in module.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(device, frozen_dtype)
+    module.to(device)
+
+
+def base_weights(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The module's own weights on the CPU as `dtype`, under their plain names; adapters are left out."""
+    return {
+        name.replace(".base_layer.", "."): tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name
+    }

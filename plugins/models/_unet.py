@@ -1,0 +1,47 @@
+"""The UNet of the latent-diffusion families: loading, and the modules that kohya's LoRAs adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from plugins.models import _modules
+from plugins.models._modules import Network
+
+ATTENTION = ("Transformer2DModel",)  # containers that a plain LoRA adapts
+CONVOLUTION = ("ResnetBlock2D", "Downsample2D", "Upsample2D")  # and those that LoCon adds
+
+
+def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str) -> Network:
+    """The UNet with its weights, or with new ones from torch's random state when `state` is None. Raises UserError."""
+    unet = _modules.build(lambda: UNet2DConditionModel.from_config(dict(config)), where, empty=state is not None)
+    return _modules.freeze(unet if state is None else _modules.fill(unet, state, where))
+
+
+def layers_within(module: nn.Module, containers: tuple[str, ...]) -> list[str]:
+    """Names of all linear and convolution layers inside modules of the named classes, in the module's order.
+
+    Works with adapters in place too: an adapted layer counts under its own name.
+    """
+    roots = [name for name, child in module.named_modules() if type(child).__name__ in containers]
+    names = []
+    for name, child in module.named_modules():
+        plain = getattr(child, "base_layer", child)
+        inside = any(name.startswith(f"{root}.") for root in roots)
+        inner = any(p == "base_layer" or p.startswith("lora_") for p in name.split("."))
+        if inside and not inner and isinstance(plain, (nn.Linear, nn.Conv2d)):
+            names.append(name)
+    return names
+
+
+def adapter_targets(unet: nn.Module, *, conv: bool) -> list[str]:
+    """kohya's selection: all layers of the transformers; `conv` adds the ResNets and samplers."""
+    return layers_within(unet, ATTENTION + CONVOLUTION if conv else ATTENTION)
+
+
+def adapter_key(module: str) -> str:
+    """kohya's name of a UNet module of SD 1.x and 2.x, whose names are diffusers' own."""
+    return "lora_unet_" + module.replace(".", "_")

@@ -1,0 +1,36 @@
+"""The signal and noise scales of a discrete noise schedule, looked up by timestep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class DiscreteSchedule:
+    """x_t = alpha_t * clean + sigma_t * noise with alpha_t^2 = alphas_cumprod[t] and alpha_t^2 + sigma_t^2 = 1.
+
+    Ho et al. 2020, arXiv 2006.11239, equation 4.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        exact = alphas_cumprod.detach().to("cpu", torch.float64)
+        self._alpha = exact.sqrt().float()  # (timesteps,)
+        self._sigma = (1 - exact).sqrt().float()  # (timesteps,)
+
+    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), each (B,) float32 on the device of `timesteps` (B,), which are whole numbers."""
+        if self._alpha.device != timesteps.device:
+            self._alpha, self._sigma = self._alpha.to(timesteps.device), self._sigma.to(timesteps.device)
+        index = timesteps.long()
+        return self._alpha[index], self._sigma[index]
+
+    def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t, of the shape of `clean` (B, ...)."""
+        alpha, sigma = self._scales(clean, timesteps)
+        return alpha * clean + sigma * noise
+
+    def _scales(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), each (B, 1, ..., 1) so that it multiplies a tensor shaped like `like`."""
+        alpha, sigma = self.signal_and_noise(timesteps)
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        return alpha.reshape(shape), sigma.reshape(shape)
