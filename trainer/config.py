@@ -17,7 +17,7 @@ from trainer import registry
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, and no value is converted silently."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def key(
@@ -28,11 +28,13 @@ def key(
     basic: bool = False,
     unit: str = "",
     later: bool = False,
+    path: bool = False,
     **bounds: Any,
 ) -> Any:
     """A config key. `kohya`: its names in other trainers, for "did you mean"; `basic`: shown first in the UI;
-    `later`: known to the schema, but anything else than the default is an error "not supported yet"."""
-    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "later": later}
+    `later`: known to the schema, but anything else than the default is an error "not supported yet"; `path`: relative to
+    the file it stands in, made absolute when it is read."""
+    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "later": later, "path": path}
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **bounds)
     return Field(default, description=help, json_schema_extra=extra, **bounds)
@@ -53,7 +55,7 @@ FloatPair = Annotated[tuple[float, float], BeforeValidator(_to_tuple)]
 
 class Run(Section):
     name: str = key("", "Name of the run: results go to <output_dir>/<name>/.", basic=True, kohya=("output_name",))
-    output_dir: str = key("output", "Folder that holds all runs.", kohya=("output_path",))
+    output_dir: str = key("output", "Folder that holds all runs.", path=True, kohya=("output_path",))
     seed: int = key(42, "Seed of every random stream of the run.", ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", "Where to train; auto takes the GPU if there is one.")
 
@@ -63,19 +65,23 @@ class Model(Section):
         "",
         "The checkpoint to train: a single file, a diffusers folder or a hub id.",
         basic=True,
+        path=True,
         kohya=("pretrained_model_name_or_path", "base_model_name"),
     )
     family: str = key("auto", "Architecture; auto recognises it from the files.", kohya=("v2", "sdxl", "model_type"))
     prediction: str = key("auto", "What the model predicts; auto asks the base.", kohya=("v_parameterization",))
     init: Literal["pretrained", "random"] = key(
-        "pretrained", "random: take only the architecture of a diffusers folder and start its UNet and text encoder anew."
+        "pretrained",
+        "random: take only the architecture of a diffusers folder and start its UNet and text encoder anew.",
     )
-    vae: str = key("", "Another VAE than the base's: a file or a diffusers folder.")
-    tokenizer: str = key("", "A folder with the tokenizer; empty looks beside the base, then elsewhere.")
+    vae: str = key("", "Another VAE than the base's: a file or a diffusers folder.", path=True)
+    tokenizer: str = key("", "A folder with the tokenizer; empty looks beside the base, then elsewhere.", path=True)
 
 
 class Training(Section):
-    method: Literal["lora", "full"] = key("lora", "lora trains small adapters, full the weights themselves.", basic=True)
+    method: Literal["lora", "full"] = key(
+        "lora", "lora trains small adapters, full the weights themselves.", basic=True
+    )
     steps: int = key(
         1600, "Optimizer steps. Excludes epochs.", ge=1, basic=True, kohya=("max_train_steps", "num_steps")
     )
@@ -103,9 +109,13 @@ class Lora(Section):
         16, "Rank of linear layers and 1x1 convolutions.", ge=1, le=4096, basic=True, kohya=("network_dim", "lora_rank")
     )
     alpha: float = key(16.0, "The adapter is scaled by alpha / rank.", gt=0, kohya=("network_alpha", "lora_alpha"))
-    conv_rank: int = key(0, "Rank of 3x3 convolutions in the ResNets (LoCon); 0 = none.", ge=0, le=4096, kohya=("conv_dim",))
+    conv_rank: int = key(
+        0, "Rank of 3x3 convolutions in the ResNets (LoCon); 0 = none.", ge=0, le=4096, kohya=("conv_dim",)
+    )
     conv_alpha: float = key(1.0, "alpha of the 3x3 convolutions.", gt=0)
-    dropout: float = key(0.0, "Share of an adapter's inputs dropped in training.", ge=0, lt=1, kohya=("network_dropout",))
+    dropout: float = key(
+        0.0, "Share of an adapter's inputs dropped in training.", ge=0, lt=1, kohya=("network_dropout",)
+    )
 
 
 class Optimizer(Section):
@@ -124,7 +134,11 @@ class Schedule(Section):
         "constant", "How the learning rate moves after the warm-up.", kohya=("lr_scheduler", "learning_rate_scheduler")
     )
     warmup: float = key(
-        0, "Steps of rising learning rate; below 1 a share of all steps.", ge=0, kohya=("lr_warmup_steps",), unit="steps"
+        0,
+        "Steps of rising learning rate; below 1 a share of all steps.",
+        ge=0,
+        kohya=("lr_warmup_steps",),
+        unit="steps",
     )
 
 
@@ -157,8 +171,13 @@ class Samples(Section):
 
 
 class Save(Section):
-    every: int = key(0, "Steps between saved results; 0 = only at the end.", ge=0, kohya=("save_every_n_steps",), unit="steps")
+    every: int = key(
+        0, "Steps between saved results; 0 = only at the end.", ge=0, kohya=("save_every_n_steps",), unit="steps"
+    )
     dtype: Literal["fp32", "fp16", "bf16"] = key("fp16", "Storage of saved weights.", kohya=("save_precision",))
+    keep: int = key(
+        2, "Checkpoints that are kept to resume from, the newest ones.", ge=1, kohya=("save_last_n_steps_state",)
+    )
     comment: str = key("", "Free text for the file's metadata.", kohya=("training_comment",))
 
 
@@ -198,8 +217,8 @@ class SubsetOptions(Section):
     caption_extension: str = key("", "Extension of the caption files; empty accepts .txt and .caption.", basic=True)
     class_tokens: str = key("", "Caption of images that have no caption file.")
     cache_info: bool = key(False, "Keep sizes and captions in a file beside the images.", later=True)
-    resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = key(
-        "", "Resampling; empty: area when shrinking, else Lanczos.", later=True
+    resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = (
+        key("", "Resampling; empty: area when shrinking, else Lanczos.", later=True)
     )
 
 
@@ -219,11 +238,11 @@ class DatasetOptions(SubsetOptions):
 
 
 class Subset(SubsetOptions):
-    image_dir: str = key("", "Folder of images (not searched recursively).", basic=True)
+    image_dir: str = key("", "Folder of images (not searched recursively).", basic=True, path=True)
     is_reg: bool = key(False, "Regularisation images (prior preservation).", later=True)
     alpha_mask: bool = key(False, "Use the alpha channel as loss mask.", later=True)
-    metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), later=True)
-    conditioning_data_dir: str = key("", "Folder of masks or conditioning images.", later=True)
+    metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), later=True, path=True)
+    conditioning_data_dir: str = key("", "Folder of masks or conditioning images.", later=True, path=True)
 
 
 class Dataset(DatasetOptions):

@@ -14,3 +14,7 @@ class UserError(Exception):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class RunError(Exception):
+    """A run that cannot go on although its input was sound (NaN, a full disk): shown without a traceback, exit code 1."""

@@ -17,9 +17,7 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def generator(
-    seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator for one stream, e.g. generator(42, "noise", step, micro_batch, rank, device="cuda").
 
     Draws on MPS are made on the CPU: its generator lacks the gamma law, and float64.

@@ -1,0 +1,68 @@
+"""Configs and folders for tests that really train: a tiny base, a few generated images, the command line's own code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.tiny import tiny_sd
+from trainer import build, config_io
+from trainer.build import Training
+from trainer.console import Console
+
+CONFIG = """
+[run]
+name = "run"
+device = "cpu"
+[model]
+base = "base"
+[training]
+steps = 4
+[lora]
+rank = 4
+alpha = 2
+[optimizer]
+lr = 1e-3
+[logging]
+tensorboard = false
+[general]
+enable_bucket = true
+min_bucket_reso = 32
+max_bucket_reso = 96
+bucket_reso_steps = 16
+[[datasets]]
+resolution = 64
+batch_size = 2
+[[datasets.subsets]]
+image_dir = "photos"
+"""
+
+
+def make_project(folder: Path, images: int = 5) -> Path:
+    """A folder with a tiny base, `images` captioned pictures of several shapes, and the config; returns the config."""
+    tiny_sd(folder / "base")
+    (folder / "photos").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for index in range(images):
+        size = (80, 48, 3) if index % 2 else (64, 64, 3)
+        pixels = random.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
+        (folder / "photos" / f"{index}.txt").write_text(f"a photo of a cat {index}")
+    file = folder / "run.toml"
+    file.write_text(CONFIG)
+    return file
+
+
+def training(file: Path, *overrides: str, resume: bool = False) -> Training:
+    found = build.training(config_io.read(file, overrides), Console(quiet=True), resume=resume)
+    assert found is not None
+    return found
+
+
+def train(file: Path, *overrides: str, resume: bool = False) -> Training:
+    """Trains to the end."""
+    found = training(file, *overrides, resume=resume)
+    found.run()
+    return found

@@ -1,0 +1,162 @@
+"""The schema, its errors and the way back to TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from trainer import config_io
+from trainer.config import Config, DatasetOptions, SubsetOptions, effective
+from trainer.errors import UserError
+
+GOOD = """
+[run]
+name = "my-style"
+[model]
+base = "models/base"
+[noise]
+oversampling = 64
+[general]
+caption_extension = ".txt"
+[[datasets]]
+resolution = [64, 128]
+batch_size = 4
+[[datasets.subsets]]
+image_dir = "photos"
+num_repeats = 10
+"""
+
+
+def parse(text: str, *overrides: str, directory: Path = Path("/somewhere")) -> Config:
+    return config_io.parse(text, overrides, directory=directory)
+
+
+def problems(text: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(text, *overrides)
+    return "\n".join(caught.value.problems)
+
+
+def test_a_good_file_is_read_with_its_types() -> None:
+    config = parse(GOOD)
+    assert config.run.name == "my-style"
+    assert config.datasets[0].resolution == (64, 128)
+    assert config.optimizer.lr == 1e-4
+    assert list(config.noise.stages()) == ["oversampling"]
+
+
+def test_the_headline_form_equals_the_table_form() -> None:
+    table = GOOD.replace("[noise]\noversampling = 64", "[noise.oversampling]\nk = 64")
+    assert table != GOOD
+    assert parse(GOOD) == parse(table)
+
+
+def test_paths_become_absolute_and_hub_ids_stay() -> None:
+    config = parse(GOOD)
+    assert config.datasets[0].subsets[0].image_dir == "/somewhere/photos"
+    assert config.run.output_dir == "/somewhere/output"
+    assert config.model.base == "models/base"  # could be a hub id, and nothing lies there
+    assert parse(GOOD, "model.base='./models/base'").model.base == "/somewhere/models/base"
+
+
+def test_values_are_looked_up_in_subset_then_dataset_then_general() -> None:
+    text = GOOD.replace('caption_extension = ".txt"', 'caption_extension = ".txt"\nnum_repeats = 3\nbatch_size = 9')
+    config = parse(text)
+    dataset = config.datasets[0]
+    subset = effective(SubsetOptions, dataset.subsets[0], dataset, config.general)
+    assert (subset.num_repeats, subset.caption_extension) == (10, ".txt")
+    options = effective(DatasetOptions, dataset, config.general)
+    assert (options.batch_size, options.num_repeats, options.min_bucket_reso) == (4, 3, 256)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rnu.name='x'", "rnu: unknown key. Did you mean 'run'?"),
+        ("run.nam='x'", "run.nam: unknown key. Did you mean 'name'?"),
+        ("training.network_dim=4", "training.network_dim: unknown key. Did you mean 'lora.rank'?"),
+        ("general.batchsize=1", "general.batchsize: unknown key. Did you mean 'batch_size'?"),
+        ("datasets[0].resolutoin=1", "datasets[0].resolutoin: unknown key. Did you mean 'resolution'?"),
+        (
+            "datasets.0.subsets.0.repeats=1",
+            "datasets[0].subsets[0].repeats: unknown key. It is called 'num_repeats' here.",
+        ),
+        ("noise.oversampling={kk=3}", "noise.oversampling.kk: unknown key"),
+        ("lora.rank='8'", "lora.rank: found '8', expected a whole number."),
+        ("lora.rank=1.5", "lora.rank: found 1.5, expected a whole number."),
+        ("training.text_encoder=1", "training.text_encoder: found 1, expected true or false."),
+        ("run.name=3", "run.name: found 3, expected text in quotes"),
+        ("lora=3", "lora: found 3, expected a table."),
+        ("datasets[0].resolution='big'", "datasets[0].resolution: found 'big', expected a whole number or"),
+        ("lora.alpha=-1", "lora.alpha: found -1, expected more than 0."),
+        ("optimizer.lr=nan", "optimizer.lr: found nan, expected"),
+        ("datasets[0].batch_size=0", "datasets[0].batch_size: found 0, expected at least 1."),
+        ("noise.oversampling=-3", "noise.oversampling: found -3, expected at least 0."),
+        ("noise.oversampling='many'", "noise.oversampling: found 'many', expected a whole number."),
+        ("training.precision='fp8'", "training.precision: found 'fp8', expected one of 'fp32', 'bf16' or 'fp16'."),
+        ("model.family='sdxxl'", "model.family: there is no models plugin called 'sdxxl'"),
+        ("model.prediction='epsilom'", "Did you mean 'epsilon'?"),
+        ("general.color_aug=true", "general.color_aug: not supported yet"),
+        ("run.name='../x'", "run.name: found '../x', expected a plain name"),
+        ("timesteps={min=500,max=500}", "timesteps.min: 500 must be below timesteps.max = 500."),
+        ("no_equals_sign", "expected key=value"),
+        ("datasets[7].batch_size=1", "there is no place 'datasets[7].batch_size'"),
+    ],
+)
+def test_what_is_wrong_is_named(override: str, expected: str) -> None:
+    assert expected in problems(GOOD, override)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    text = GOOD + "colour = 1\n[training]\nsteps = 5\nepochs = 2\n[lora]\nrank = 0\n"
+    found = problems(text, "optimizer.lr='fast'", "nois.x=1").split("\n")
+    for expected in ("subsets[0].colour", "training.steps", "lora.rank", "optimizer.lr", "nois"):
+        assert any(expected in line for line in found), expected
+    assert len(found) == 5
+
+
+def test_excluded_pair_names_both_keys() -> None:
+    assert "training.steps: 5 excludes training.epochs = 2" in problems(GOOD, "training={steps=5,epochs=2}")
+
+
+def test_missing_parts_are_named() -> None:
+    text = problems("[run]\nname = 'x'\n")
+    assert "model.base: missing" in text
+    assert "datasets: missing" in text
+
+
+def test_syntax_errors_have_line_and_column() -> None:
+    assert "line 2, column 8" in problems("[run]\nname = x\n")
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such config file"):
+        config_io.read(tmp_path / "none.toml")
+
+
+def test_the_name_of_the_file_names_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "cats.toml"
+    file.write_text(GOOD.replace('name = "my-style"', ""))
+    assert config_io.read(file).run.name == "cats"
+
+
+def test_resolved_config_reads_back_equal() -> None:
+    config = parse(GOOD)
+    text = config_io.to_toml(config)
+    again = parse(text, directory=Path("/elsewhere"))
+    assert again == config
+    assert tomllib.loads(text)["noise"]["oversampling"]["k"] == 64
+
+
+def test_a_byte_order_mark_is_no_error() -> None:
+    assert parse("\ufeff" + GOOD) == parse(GOOD)
+
+
+def test_every_key_of_the_schema_has_a_help_text() -> None:
+    assert [path for path, field in config_io.keys() if not field.description and "." in path] == []
+
+
+def test_the_json_schema_knows_noise_plugins() -> None:
+    assert "oversampling" in str(config_io.schema())

@@ -1,0 +1,69 @@
+"""Random streams, schedules, timesteps, losses, events: identities of the small parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import losses, schedules
+from trainer.events import MetricsFile, Step, Stop
+from trainer.randomness import derive, generator
+from trainer.run_dir import RunDir
+from trainer.timesteps import UniformTimesteps
+from trainer.validation import stratified_timesteps
+
+
+def test_streams_differ_in_every_argument_and_repeat() -> None:
+    keys = [
+        (1, "noise", 0, 0, 0),
+        (2, "noise", 0, 0, 0),
+        (1, "time", 0, 0, 0),
+        (1, "noise", 1, 0, 0),
+        (1, "noise", 0, 1, 0),
+    ]
+    seeds = {derive(*key) for key in keys}
+    assert len(seeds) == len(keys)
+    assert torch.equal(torch.rand(3, generator=generator(*keys[0])), torch.rand(3, generator=generator(*keys[0])))
+
+
+def test_cosine_and_linear_schedules_by_hand() -> None:
+    assert [schedules.factor("constant", s, warmup=3, total=10) for s in (0, 2, 3, 9)] == [0.25, 0.75, 1, 1]
+    assert schedules.factor("linear", 6, warmup=2, total=10) == 0.5
+    assert schedules.factor("cosine", 6, warmup=2, total=10) == pytest.approx(0.5)
+    assert schedules.factor("cosine", 10, warmup=2, total=10) == 0
+    assert schedules.warmup_steps(0.1, 200) == 20
+    assert schedules.warmup_steps(15, 200) == 15
+
+
+def test_timesteps_stay_in_their_range_and_reach_both_ends() -> None:
+    drawn = UniformTimesteps(10, 20).draw(2000, generator(0, "t"))
+    assert (int(drawn.min()), int(drawn.max())) == (10, 19)
+
+
+def test_stratified_timesteps_fill_every_slice_once() -> None:
+    drawn = stratified_timesteps(50, 0, 1000, generator(0, "v"))
+    assert sorted((drawn // 20).tolist()) == list(range(50))
+
+
+def test_mask_and_weights_scale_the_loss() -> None:
+    prediction, target = torch.zeros(2, 4, 3, 3), torch.full((2, 4, 3, 3), 2.0)
+    mask = torch.zeros(2, 1, 3, 3)
+    mask[0, 0, 0, 0] = 1
+    each = losses.per_sample(prediction, target, mask)
+    assert each.tolist() == pytest.approx([4 / 9, 0])
+    assert float(losses.weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.0]))) == 1.75
+
+
+def test_metrics_lines_survive_a_torn_end(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write = MetricsFile(run.metrics)
+    write(Step(1, loss=float("nan"), lr={"unet": 1.0}, grad_norm=None, images_per_second=1.0, epoch=0.0))
+    with run.metrics.open("a") as file:
+        file.write('{"event": "st')
+    assert [e["loss"] for e in run.events()] == ["nan"]
+    MetricsFile(run.metrics)(Stop(2, reason="done", seconds=1.0))
+    assert run.finished
+    assert [json.dumps(e)[:17] for e in run.events()] == ['{"event": "step",', '{"event": "stop",']

@@ -1,0 +1,92 @@
+"""The command line. Imports nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.errors import RunError, UserError
+
+app = typer.Typer(
+    name="trainer",
+    help="Trains LoRAs and full fine-tunes of Stable Diffusion, with Noise Oversampling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The TOML file of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set noise.oversampling=128."),
+]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
+) -> None:
+    """Train what a config describes; Ctrl-C saves and stops after the current step."""
+    from trainer import commands
+
+    commands.train(config, overrides or [], resume=resume)
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Validate config and data and print what would train; trains nothing."""
+    from trainer import commands
+
+    commands.check(config, overrides or [])
+
+
+@app.command()
+def plugins() -> None:
+    """List the plugins that are installed."""
+    from trainer import commands
+
+    commands.plugins()
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the config file, for editors."""
+    from trainer import commands
+
+    commands.schema()
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the results go.")] = Path("output/demo"),
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the twin with plain noise.")] = False,
+) -> None:
+    """Train a LoRA with Noise Oversampling on real images with the embedded model; no GPU needed."""
+    from trainer import commands
+
+    commands.demo(output, compare=compare)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

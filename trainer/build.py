@@ -1,0 +1,342 @@
+"""The composition root: the one place that turns a whole config into objects."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from trainer import environment, lora, optimizers, parameters, registry, sampling, schedules
+from trainer.batch import TextStates
+from trainer.config import BaseConfig
+from trainer.config_checks import notes
+from trainer.config_io import looks_like_path, write
+from trainer.console import Console, RunLines
+from trainer.control import Control
+from trainer.data.cache import MemoryLatents, TextCache
+from trainer.data.dataset import Dataset
+from trainer.data.loader import Loader
+from trainer.data.plan import Plan
+from trainer.data.scan import scan
+from trainer.errors import UserError
+from trainer.events import Broadcast, MetricsFile, Sample, Save, Sink, Start, TensorBoardFile
+from trainer.loop import Loop, Pace, Periodic
+from trainer.network import Network
+from trainer.noise import NoiseChain
+from trainer.parameters import Group
+from trainer.protocols import Family, Objective
+from trainer.results import DTYPES, FullResult, LoraResult, Result
+from trainer.resume import Keeper, may_start
+from trainer.run_dir import RunDir
+from trainer.sampling import Request
+from trainer.step import TrainingStep
+from trainer.timesteps import UniformTimesteps
+
+
+@dataclass
+class Training:
+    """A run that is ready to start."""
+
+    loop: Loop
+    family: Family
+    loader: Loader
+    console: Console
+    lines: RunLines
+
+    def run(self) -> str:
+        """Returns "done" or "stopped"."""
+        steps, done = self.loop.pace.steps, self.loop.start.step
+        with (
+            self.loop.control.listening(),
+            self.console.progress("training", steps, "steps", start=done) as self.lines.update,
+        ):
+            return self.loop.run()
+
+
+def training(config: BaseConfig, console: Console, *, resume: bool = False) -> Training | None:
+    """Everything from config to a loop that can run. None when the run is done already. Raises UserError.
+
+    Nothing is written before the data and the model are known to be good.
+    """
+    run_dir = RunDir(Path(config.run.output_dir) / config.run.name)
+    if not may_start(run_dir, config, resume=resume):
+        console.say(f"{run_dir.path}: this run is done already; change run.name to train again.")
+        return None
+    for line in notes(config):
+        console.say(line)
+    accelerator = accelerator_for(config)
+    family = open_family(config)
+    dataset = scan_data(config, console, family)
+    rates = prepare_parts(config, family)
+    family.to(accelerator.device, DTYPES[config.training.precision])
+    loader = make_loader(config, console, accelerator, family, dataset)
+    pace = pace_of(config, loader.plan, accelerator.num_processes)
+    groups = parameters.groups(family.parts, rates)
+    modules = Network(family)
+    if config.training.gradient_checkpointing:
+        modules.enable_gradient_checkpointing()
+    network, optimizer = accelerator.prepare(
+        modules, optimizers.build(config.optimizer.name, groups, config.optimizer.args)
+    )
+    schedule = schedules.build(optimizer, config.schedule.name, warmup=config.schedule.warmup, total=pace.steps)
+    keeper = Keeper(run_dir, config, accelerator, dict(parameters.trainable(family.parts)), optimizer, schedule)
+    done = keeper.restore(console.say, [g.lr for g in groups]) if resume else 0
+    lines = RunLines(console)
+    emit = sinks(config, run_dir, accelerator, console, lines)
+    loop = Loop(
+        accelerator=accelerator,
+        network=network,
+        step=TrainingStep(
+            predict=network,
+            encode_images=family.encode_images,
+            objective=objective_of(config, family),
+            noise=noise_chain(config),
+            timesteps=UniformTimesteps(config.timesteps.min, config.timesteps.max),
+        ),
+        batch=loader.batch,
+        optimizer=optimizer,
+        schedule=schedule,
+        pace=pace,
+        emit=emit,
+        periodic=[
+            sample_action(config, run_dir, family, emit, accelerator),
+            save_action(
+                config, run_dir, pace.steps, result_of(config, family, dataset, pace), keeper, emit, accelerator
+            ),
+        ],
+        save_state=keeper.save,
+        control=Control(),
+        start=_start(done, pace, dataset, groups, accelerator),
+    )
+    return Training(loop, family, loader, console, lines)
+
+
+def summary(config: BaseConfig) -> list[str]:
+    """What would train, for `check`: reads headers and captions, loads no weights."""
+    dataset = scan(config.datasets, config.general, config.data, config_dir=Path.cwd())
+    plan = Plan(dataset, config.run.seed)
+    pace = pace_of(config, plan, 1)
+    sizes = Counter(item.target for item in dataset.items)
+    return [
+        *dataset.notes,
+        *(f"{skipped.path}: skipped: {skipped.reason}" for skipped in dataset.skipped),
+        *(f"bucket {width}x{height}: {count} images" for (width, height), count in sorted(sizes.items())),
+        f"{len(dataset.items)} images, {plan.samples_per_epoch} samples in {plan.batches_per_epoch} batches per epoch",
+        f"{pace.steps} steps, {pace.steps * pace.accumulation / plan.batches_per_epoch:.1f} epochs",
+    ]
+
+
+def accelerator_for(config: BaseConfig) -> Accelerator:
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.training.precision]
+    cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if cpu and precision == "fp16":
+        raise UserError("training.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    if config.run.device in ("cuda", "mps") and cpu:
+        raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
+    return Accelerator(
+        cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=config.training.gradient_accumulation
+    )
+
+
+def open_family(config: BaseConfig) -> Family:
+    """Loads the base by the family that was asked for, or the one that recognises it."""
+    base = config.model.base
+    if looks_like_path(base) and not Path(base).exists():
+        raise UserError(
+            f"model.base: there is no such base: {base}. Is the path right? It is relative to the config file."
+        )
+    kind = _family_class(config)
+    torch.manual_seed(config.run.seed)  # random weights (model.init) are drawn from torch's global stream
+    try:
+        return kind.load(
+            base,
+            prediction=config.model.prediction,
+            init=config.model.init,
+            tokenizer=config.model.tokenizer,
+            vae=config.model.vae,
+        )
+    except UserError as error:
+        raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
+
+
+def _family_class(config: BaseConfig) -> type[Family]:
+    if config.model.family != "auto":
+        return registry.find("models", config.model.family)
+    for name in registry.names("models"):
+        if registry.find("models", name).recognises(config.model.base):
+            return registry.find("models", name)
+    raise UserError(
+        f"model.base: {config.model.base} is not a model of a known family ({', '.join(registry.names('models'))}). "
+        "Expected a diffusers folder (with a model_index.json)."
+    )
+
+
+def objective_of(config: BaseConfig, family: Family) -> Objective:
+    name = family.prediction if config.model.prediction == "auto" else config.model.prediction
+    return registry.find("objectives", name)(family.alphas_cumprod)
+
+
+def noise_chain(config: BaseConfig) -> NoiseChain:
+    return NoiseChain({n: registry.find("noise", n)(settings) for n, settings in config.noise.stages().items()})
+
+
+def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
+    """Injects adapters or unfreezes weights; returns the learning rate of each part that trains."""
+    training, rate = config.training, config.optimizer.lr
+    rates = {name: rate for name in family.parts if training.unet and name not in family.text_parts}
+    if training.text_encoder:
+        rates |= dict.fromkeys(family.text_parts, config.optimizer.text_encoder_lr or rate)
+    if training.method == "lora":
+        settings = config.lora
+        lora.inject(
+            family,
+            list(rates),
+            rank=settings.rank,
+            alpha=settings.alpha,
+            conv_rank=settings.conv_rank,
+            conv_alpha=settings.conv_alpha,
+            dropout=settings.dropout,
+            seed=config.run.seed,
+        )
+    else:
+        for name in rates:
+            parameters.unfreeze(family.parts[name])
+    return rates
+
+
+def scan_data(config: BaseConfig, console: Console, family: Family) -> Dataset:
+    dataset = scan(
+        config.datasets, config.general, config.data, config_dir=Path.cwd(), size_multiple=family.latent_factor
+    )
+    for line in dataset.notes:
+        console.say(line)
+    for skipped in dataset.skipped:
+        console.say(f"{skipped.path}: skipped: {skipped.reason}")
+    return dataset
+
+
+def make_loader(
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset
+) -> Loader:
+    """Fills the caches that the config asks for."""
+    plan = Plan(dataset, config.run.seed)
+    loader = Loader(dataset, plan, config.run.seed)
+    latents = texts = None
+    if config.data.cache_latents:
+        with torch.no_grad(), console.progress("encoding images", len(dataset.items), "images") as update:
+            latents = MemoryLatents.encode(
+                dataset,
+                lambda pixels: family.encode_images(pixels.to(accelerator.device)),
+                on_progress=lambda done, _: update(done, ""),
+            )
+    if config.data.cache_text and not config.training.text_encoder:
+        # Under autocast, as in the network: cached states equal live ones.
+        def encode(captions: Sequence[str]) -> TextStates:
+            with torch.no_grad(), accelerator.autocast():
+                return family.encode_text(captions)
+
+        texts = TextCache(encode)
+        captions = loader.possible_captions()
+        with console.progress("encoding captions", len(captions), "captions") as update:
+            texts.prepare(captions, on_progress=lambda done, _: update(done, ""))
+    return Loader(dataset, plan, config.run.seed, latents=latents, texts=texts)
+
+
+def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
+    training = config.training
+    per_step = training.gradient_accumulation * processes
+    steps = math.ceil(training.epochs * plan.batches_per_epoch / per_step) if training.epochs else training.steps
+    return Pace(
+        steps=steps,
+        accumulation=training.gradient_accumulation,
+        batches_per_epoch=plan.batches_per_epoch,
+        max_grad_norm=training.max_grad_norm,
+        log_every=config.logging.every,
+        seed=config.run.seed,
+    )
+
+
+def sinks(config: BaseConfig, run_dir: RunDir, accelerator: Accelerator, console: Console, lines: RunLines) -> Sink:
+    """Creates the run's folder and everything that listens to the run; only the main process writes."""
+    if not accelerator.is_main_process:
+        return Broadcast([])
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    console.log_to(run_dir.log)
+    write(config, run_dir.config)
+    environment.write(run_dir.environment, accelerator.device)
+    found: list[Sink] = [MetricsFile(run_dir.metrics), lines]
+    if config.logging.tensorboard:
+        found.append(TensorBoardFile(run_dir.tensorboard))
+    return Broadcast(found)
+
+
+def requests(config: BaseConfig) -> list[Request]:
+    """The samples that the config asks for."""
+    s = config.samples
+    return [
+        Request(prompt, s.seed + i, s.negative, s.width, s.height, s.steps, s.guidance)
+        for i, prompt in enumerate(s.prompts)
+    ]
+
+
+def sample_action(
+    config: BaseConfig, run_dir: RunDir, family: Family, emit: Sink, accelerator: Accelerator
+) -> Periodic:
+    wanted = requests(config)
+
+    def act(step: int) -> None:
+        if accelerator.is_main_process:
+            files = [run_dir.sample(step, i) for i in range(len(wanted))]
+            with accelerator.autocast():
+                pictures = sampling.draw(family, wanted)
+            for picture, file in zip(pictures, files, strict=True):
+                sampling.save(picture, file)
+            names = [file.relative_to(run_dir.path).as_posix() for file in files]
+            emit(Sample(step, files=names, prompts=[r.prompt for r in wanted]))
+
+    settings = config.samples
+    on = bool(wanted)
+    return Periodic(act, settings.every if on else 0, at_start=on and settings.at_start, at_end=on)
+
+
+def save_action(
+    config: BaseConfig,
+    run_dir: RunDir,
+    steps: int,
+    result: Result,
+    keeper: Keeper,
+    emit: Sink,
+    accelerator: Accelerator,
+) -> Periodic:
+    """Saves the result (under its final name after the last of `steps`) and a checkpoint."""
+
+    def act(step: int) -> None:
+        if accelerator.is_main_process:
+            file = result.save(run_dir.result(None if step == steps else step), step)
+            emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
+        keeper.save(step)
+
+    return Periodic(act, config.save.every, at_end=True)
+
+
+def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace) -> Result:
+    dtype = DTYPES[config.save.dtype]
+    if config.training.method == "full":
+        return FullResult(family, dtype)
+    return LoraResult(family, dtype, lambda step: {})
+
+
+def _start(done: int, pace: Pace, dataset: Dataset, groups: Sequence[Group], accelerator: Accelerator) -> Start:
+    return Start(
+        done,
+        steps=pace.steps,
+        images=len(dataset.items),
+        trainable=sum(p.numel() for group in groups for p in group.parameters),
+        device=str(accelerator.device),
+        resumed=done > 0,
+    )

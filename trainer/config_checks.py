@@ -1,0 +1,97 @@
+"""The rules between keys: what must be given, what excludes what, what is not supported yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from pydantic import BaseModel
+
+from trainer import registry
+from trainer.config import BaseConfig, DatasetOptions, effective, extra
+from trainer.errors import UserError
+
+
+def problems_between(config: BaseConfig) -> list[str]:
+    """Every broken rule as "dotted.path: what is wrong"."""
+    return [*_required(config), *_exclusions(config), *_plugins(config), *_ranges(config), *_later(config)]
+
+
+def _required(config: BaseConfig) -> Iterator[str]:
+    if not config.model.base:
+        yield "model.base: missing; give a checkpoint file, a diffusers folder or a hub id."
+    if config.run.name and (PurePath(config.run.name).name != config.run.name or config.run.name in {".", ".."}):
+        yield f"run.name: found {config.run.name!r}, expected a plain name without slashes (it becomes a folder)."
+    if not config.datasets:
+        yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
+    for d, dataset in enumerate(config.datasets):
+        if not dataset.subsets:
+            yield f"datasets[{d}].subsets: missing; add [[datasets.subsets]] with image_dir."
+        for s, subset in enumerate(dataset.subsets):
+            if not subset.image_dir and not subset.metadata_file:
+                yield f"datasets[{d}].subsets[{s}].image_dir: missing; name the folder of images."
+
+
+def _exclusions(config: BaseConfig) -> Iterator[str]:
+    training = config.training
+    if {"steps", "epochs"} <= training.model_fields_set and training.epochs:
+        yield f"training.steps: {training.steps} excludes training.epochs = {training.epochs}; keep one of them."
+    if not (training.unet or training.text_encoder):
+        yield "training.unet: false, and training.text_encoder is false too: nothing would train."
+    pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
+    if len(pairing) > 1:
+        yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
+
+
+def _plugins(config: BaseConfig) -> Iterator[str]:
+    for path, kind, name in (
+        ("model.family", "models", config.model.family),
+        ("model.prediction", "objectives", config.model.prediction),
+    ):
+        if name != "auto":
+            try:
+                registry.find(kind, name)
+            except UserError as error:
+                yield f"{path}: {error}"
+
+
+def _ranges(config: BaseConfig) -> Iterator[str]:
+    if config.timesteps.min >= config.timesteps.max:
+        yield f"timesteps.min: {config.timesteps.min} must be below timesteps.max = {config.timesteps.max}."
+    if not config.training.epochs and config.schedule.warmup >= config.training.steps:
+        yield f"schedule.warmup: {config.schedule.warmup:g} must be below training.steps = {config.training.steps}."
+    for d, dataset in enumerate(config.datasets):
+        options = effective(DatasetOptions, dataset, config.general)
+        sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
+        if min(sides) < 8:
+            yield f"datasets[{d}].resolution: found {options.resolution}, expected at least 8."
+        if options.enable_bucket and options.min_bucket_reso > options.max_bucket_reso:
+            low, high = options.min_bucket_reso, options.max_bucket_reso
+            yield f"datasets[{d}].min_bucket_reso: {low} must not be above max_bucket_reso = {high}."
+
+
+def _later(config: BaseConfig) -> Iterator[str]:
+    sections: list[tuple[str, BaseModel]] = [
+        (name, value) for name in type(config).model_fields if isinstance(value := getattr(config, name), BaseModel)
+    ]
+    for d, dataset in enumerate(config.datasets):
+        sections.append((f"datasets[{d}]", dataset))
+        sections += [(f"datasets[{d}].subsets[{s}]", subset) for s, subset in enumerate(dataset.subsets)]
+    for path, section in sections:
+        for name, field in type(section).model_fields.items():
+            if extra(field).get("later") and getattr(section, name) != field.get_default(call_default_factory=True):
+                yield f"{path}.{name}: not supported yet (found {getattr(section, name)!r})."
+
+
+def notes(config: BaseConfig) -> list[str]:
+    """Settings that have no effect, and what is worth knowing: printed before a run, never an error."""
+    lines = []
+    if config.training.method == "full" and config.lora.model_fields_set:
+        lines.append("note: [lora] has no effect with training.method = 'full'.")
+    if "conv_alpha" in config.lora.model_fields_set and not config.lora.conv_rank:
+        lines.append("note: lora.conv_alpha has no effect without lora.conv_rank.")
+    if config.optimizer.text_encoder_lr and not config.training.text_encoder:
+        lines.append("note: optimizer.text_encoder_lr has no effect without training.text_encoder = true.")
+    if config.samples.every and not config.samples.prompts:
+        lines.append("note: samples.every has no effect without samples.prompts.")
+    return lines

@@ -1,0 +1,154 @@
+"""TOML to config and back: overrides, and all errors at once with dotted path, value, expectation and the nearest name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import tomlkit
+from pydantic import BaseModel, ValidationError
+
+from trainer import config_errors
+from trainer.atomic import write_text
+from trainer.config import Config, DatasetOptions, Section, SubsetOptions, extra
+from trainer.config_checks import problems_between
+from trainer.errors import UserError
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a TOML file with `--set` overrides applied; paths in it become absolute.
+
+    Raises UserError with every problem of the file: syntax (line and column), unknown keys, types, bounds, exclusions.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such config file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the config file cannot be read ({error}). It must be a UTF-8 text.") from None
+    return parse(text, overrides, directory=path.resolve().parent, source=str(path), name=path.stem)
+
+
+def parse(
+    text: str, overrides: Sequence[str] = (), *, directory: Path, source: str = "config", name: str = "run"
+) -> Config:
+    """The config of a TOML text; `directory` is what its paths are relative to, `name` the run's name if none is given."""
+    try:
+        values: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{source}: not valid TOML: {error}.") from None
+    problems = [p for override in overrides for p in _override(values, override)]
+    config, found = validate(values)
+    problems += found
+    if problems or config is None:
+        raise UserError(f"{source}: {problem}" for problem in problems)
+    if not config.run.name:
+        config.run.name = name
+    _make_absolute(config, directory)
+    return config
+
+
+def validate(values: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """The config of a plain dict, or None, and every problem in it as "dotted.path: what is wrong"."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems, rest = config_errors.describe(error, values)
+        # The rules between keys are checked on what remains, so that everything is reported at once.
+        try:
+            return None, problems + problems_between(Config.model_validate(rest))
+        except ValidationError:
+            return None, problems
+    problems = problems_between(config)
+    return (None if problems else config), problems
+
+
+def _override(values: dict[str, Any], override: str) -> list[str]:
+    """Applies one `a.b=value`; the value is TOML, or else plain text. Returns problems."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        return [f"--set {override}: expected key=value, for example --set noise.oversampling=128."]
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    place: Any = values
+    steps = dotted.strip().replace("[", ".").replace("]", "").split(".")
+    try:
+        for step in steps[:-1]:
+            place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
+        place[int(steps[-1]) if isinstance(place, list) else steps[-1]] = value
+    except (TypeError, AttributeError, ValueError, IndexError, KeyError):
+        return [f"--set {override}: there is no place {dotted!r} in this file."]
+    return []
+
+
+def _make_absolute(section: BaseModel, directory: Path) -> None:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, BaseModel):
+                _make_absolute(child, directory)
+        # A default is made absolute too (output_dir), but an empty path stays empty.
+        if extra(field).get("path") and value:
+            path = directory / Path(value).expanduser()
+            # A hub id looks like a relative path: it stays as it is when nothing lies there.
+            if name not in ("base", "vae", "tokenizer") or path.exists() or looks_like_path(value):
+                written = name in section.model_fields_set
+                setattr(section, name, str(path.resolve()))
+                if not written:
+                    section.model_fields_set.discard(name)
+
+
+def looks_like_path(value: str) -> bool:
+    """Whether a base that is not there was meant as a file or folder rather than a hub id such as owner/name."""
+    suffix = Path(value).suffix.lower() in {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
+    return suffix or value.startswith((".", "~", "/")) or "\\" in value or value.count("/") != 1
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Everything that was resolved, as plain values; dataset tables hold what was written, so that look-ups still work."""
+    values: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, list):
+            values[name] = [item.model_dump(mode="json", exclude_unset=True) for item in section]
+        else:
+            unset = isinstance(section, (DatasetOptions, SubsetOptions))
+            values[name] = section.model_dump(mode="json", exclude_unset=unset, exclude_none=True)
+    return {name: value for name, value in values.items() if value}
+
+
+def to_toml(config: Config) -> str:
+    return tomlkit.dumps(to_dict(config))
+
+
+def write(config: Config, path: Path) -> None:
+    write_text(path, to_toml(config))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema for editors."""
+    return Config.model_json_schema()
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (dotted path, field) of the schema, depth first; list items are written as `datasets[]`."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        inner = [a for a in (field.annotation, *_flatten(field.annotation)) if isinstance(a, type)]
+        models = [a for a in inner if issubclass(a, BaseModel)]
+        yield path, field
+        for child in models:
+            listed = (
+                "[]" if issubclass(child, Section) and field.annotation is not child and "list" in str(field) else ""
+            )
+            yield from keys(child, f"{path}{listed}.")
+
+
+def _flatten(annotation: Any) -> Iterator[Any]:
+    for argument in get_args(annotation):
+        yield argument
+        yield from _flatten(argument)

@@ -1,0 +1,106 @@
+"""What a person sees in the terminal: lines and progress with rate and ETA; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from trainer.events import Error, Event, Sample, Save, Start, Step, Stop
+
+PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+
+
+class Console:
+    """Prints, and repeats every line in a log file once there is one. `quiet` prints nothing (ranks above 0)."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        self._log: TextIO | None = None
+
+    def log_to(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._log = path.open("a", encoding="utf-8")
+
+    def say(self, line: str) -> None:
+        self._rich.print(line, markup=False)
+        if self._log is not None:
+            self._log.write(line + "\n")
+            self._log.flush()
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Callable[[int, str], None]]:
+        """Yields update(done, remark). Shows rate and ETA; the final state is also a line of the log."""
+        if self._rich.is_terminal:
+            with self._bar() as bar:
+                task: TaskID = bar.add_task(label, total=total, completed=start, remark="")
+                yield lambda done, remark="": bar.update(task, completed=done, remark=remark)
+        else:
+            yield self._plain(label, total, unit, start)
+
+    def _bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
+        )
+        return Progress(*columns, console=self._rich, transient=False)
+
+    def _plain(self, label: str, total: int, unit: str, start: int) -> Callable[[int, str], None]:
+        began = last = time.monotonic()
+
+        def update(done: int, remark: str = "") -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < PLAIN_INTERVAL and done < total:
+                return
+            last = now
+            rate = (done - start) / max(now - began, 1e-9)
+            left = (total - done) / rate if rate else 0.0
+            text = f"{label}: {done}/{total} {unit}".rstrip()
+            self.say(f"{text}, {rate:.2f}/s, {clock(left)} left{', ' + remark if remark else ''}")
+
+        return update
+
+
+def clock(seconds: float) -> str:
+    """75 -> 1:15; 3675 -> 1:01:15"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class RunLines:
+    """The sink that turns a run's events into lines; steps move the progress bar instead."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.update: Callable[[int, str], None] | None = None
+
+    def __call__(self, event: Event) -> None:
+        say = self._console.say
+        match event:
+            case Start():
+                verb = f"goes on after step {event.step}" if event.resumed else "starts"
+                say(
+                    f"training {verb}: {event.steps} steps on {event.images} images, "
+                    f"{event.trainable:,} trained weights, on {event.device}"
+                )
+            case Step():
+                if self.update is not None:
+                    self.update(event.step, f"loss {event.loss:.4f}, {event.images_per_second:.1f} images/s")
+            case Sample():
+                say(f"step {event.step}: drew {', '.join(event.files)}")
+            case Save():
+                say(f"step {event.step}: saved {event.file}")
+            case Stop():
+                say(f"{event.reason} at step {event.step} after {clock(event.seconds)}")
+            case Error():
+                say(f"error at step {event.step}: {event.message}")

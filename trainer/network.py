@@ -1,0 +1,39 @@
+"""The trained modules behind one forward, so that DDP, FSDP and autocast wrap a single thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trainer.batch import Geometry, TextStates
+from trainer.protocols import Family
+
+
+class Network(nn.Module):
+    """Text encoding (where it is not cached) and prediction of a family."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(family.parts))
+        self._family = family
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Activations are computed again in the backward pass, by diffusers' and transformers' own switches."""
+        for part in self.parts.values():
+            for switch in ("enable_gradient_checkpointing", "activation_checkpointing_enable"):
+                if hasattr(part, switch):
+                    getattr(part, switch)()
+                    break
+
+    def forward(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: TextStates | None,
+        captions: Sequence[str],
+        geometry: Geometry,
+    ) -> Tensor:
+        """The prediction, (B, C, h, w). `text` wins over `captions`, which are encoded here when it is None."""
+        states = self._family.encode_text(captions) if text is None else text
+        return self._family.predict(noisy, timesteps, states, geometry)

@@ -1,0 +1,49 @@
+"""Draws the noise of a batch: plain Gaussian, then every stage in the order of the phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from trainer.batch import NoiseDraw
+from trainer.protocols import PHASES, NoiseStage
+from trainer.randomness import generator
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The random streams of one micro-batch: one independent generator per purpose."""
+
+    seed: int
+    step: int
+    micro_batch: int
+    rank: int
+    device: torch.device
+
+    def generator(self, purpose: str) -> Generator:
+        return generator(self.seed, purpose, self.step, self.micro_batch, self.rank, device=self.device)
+
+
+def gaussian(like: Tensor, stream: Generator) -> Tensor:
+    """Plain N(0, I) of the shape of `like`, float32, on its device, drawn where the generator lives."""
+    drawn = torch.randn(like.shape, generator=stream, device=stream.device, dtype=torch.float32)
+    return drawn.to(like.device)
+
+
+class NoiseChain:
+    """The stages of a run in the order pair -> shape -> perturb, whatever their order in the file."""
+
+    def __init__(self, stages: Mapping[str, NoiseStage]) -> None:
+        self.stages = dict(sorted(stages.items(), key=lambda item: (PHASES.index(item[1].phase), item[0])))
+
+    @torch.no_grad()
+    def draw(self, clean: Tensor, timesteps: Tensor, streams: Streams) -> NoiseDraw:
+        """clean: (B, C, h, w), times the VAE scale; timesteps: (B,). Each stage has a stream of its own."""
+        plain = gaussian(clean, streams.generator("noise"))
+        draw = NoiseDraw(target=plain, mixed=plain)
+        for name, stage in self.stages.items():
+            draw = stage(draw, clean, timesteps, streams.generator(f"noise.{name}"))
+        return draw

@@ -1,0 +1,78 @@
+"""Builds an optimizer by name from torch, bitsandbytes, pytorch-optimizer or any module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from trainer.errors import UserError
+from trainer.parameters import Group
+
+
+def build(name: str, groups: Sequence[Group], args: dict[str, Any]) -> Optimizer:
+    """The optimizer over the groups. Raises UserError for an unknown name or argument.
+
+    A name is looked up, without regard to case, in torch.optim, bitsandbytes.optim and pytorch-optimizer, in this
+    order; a dotted one is `module.Class`.
+    """
+    kind = _find(name)
+    known = inspect.signature(kind).parameters
+    unknown = [a for a in args if a not in known or a in {"params", "lr"}]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        names = ", ".join(n for n in known if n not in {"params", "lr", "self", "kwargs"})
+        raise UserError(f"optimizer.args.{unknown[0]}: {kind.__name__} has no such argument; it has: {names}.")
+    try:
+        return kind([g.for_optimizer() for g in groups], **args)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.args: {kind.__name__} refused {args}: {error}") from error
+
+
+def _find(name: str) -> type[Any]:
+    module_name, dot, class_name = name.rpartition(".")
+    if dot:
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError as error:
+            raise UserError(f"optimizer.name: {name!r}: cannot import {module_name!r} ({error}).") from error
+        if not isinstance(found, type):
+            raise UserError(f"optimizer.name: {name!r}: {module_name!r} has no class {class_name!r}.")
+        return found
+    for candidates in (_torch, _bitsandbytes, _pytorch_optimizer):
+        optimizers = candidates()
+        if name.lower() in optimizers:
+            return optimizers[name.lower()]
+    raise UserError(
+        f"optimizer.name: found {name!r}, expected an optimizer of torch.optim ({', '.join(sorted(_torch()))}), "
+        "bitsandbytes (such as adamw8bit), pytorch-optimizer (such as prodigy, lion), or module.Class."
+    )
+
+
+def _classes(module: Any) -> dict[str, type[Any]]:
+    return {
+        n.lower(): c
+        for n, c in vars(module).items()
+        if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer
+    }
+
+
+def _torch() -> dict[str, type[Any]]:
+    return _classes(torch.optim)
+
+
+def _bitsandbytes() -> dict[str, type[Any]]:
+    try:
+        import bitsandbytes.optim as module
+    except ImportError:  # no wheel for this system
+        return {}
+    return _classes(module)
+
+
+def _pytorch_optimizer() -> dict[str, type[Any]]:
+    import pytorch_optimizer as module
+
+    return _classes(module)

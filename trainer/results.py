@@ -1,0 +1,48 @@
+"""Writes what a run is for: the LoRA file, or the fine-tuned model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from trainer import lora, lora_file
+from trainer.atomic import write_folder
+from trainer.protocols import Family
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Result(Protocol):
+    def save(self, stem: Path, step: int) -> Path:
+        """Writes the state after `step` steps to `stem` plus the kind's own suffix, and returns the full path."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoraResult:
+    """One .safetensors file in kohya's format; `metadata(step)` is what its header says."""
+
+    family: Family
+    dtype: torch.dtype
+    metadata: Callable[[int], dict[str, str]]
+
+    def save(self, stem: Path, step: int) -> Path:
+        target = stem.with_name(stem.name + ".safetensors")
+        lora_file.write(target, lora.adapters(self.family), dtype=self.dtype, metadata=self.metadata(step))
+        return target
+
+
+@dataclass(frozen=True)
+class FullResult:
+    """A complete diffusers folder."""
+
+    family: Family
+    dtype: torch.dtype
+
+    def save(self, stem: Path, step: int) -> Path:
+        write_folder(stem, lambda folder: self.family.save(folder, self.dtype))
+        return stem
