@@ -1,4 +1,6 @@
-"""The TOML schema: every key with its type, bounds, default and help text. The only source of the form and the JSON schema.
+"""The TOML schema: every key with its type, bounds, default and help text.
+
+The only source of the UI form and the JSON schema.
 
 A dataset option may stand in a subset, its dataset or [general]; the nearest one wins (kohya's rule). The models below
 carry the real defaults, and `model_fields_set` tells what was written, so that the lookup in `effective` needs no None.
@@ -32,8 +34,8 @@ def key(
     **bounds: Any,
 ) -> Any:
     """A config key. `kohya`: its names in other trainers, for "did you mean"; `basic`: shown first in the UI;
-    `later`: known to the schema, but anything else than the default is an error "not supported yet"; `path`: relative to
-    the file it stands in, made absolute when it is read."""
+    `later`: known to the schema, but anything else than the default is an error "not supported yet"; `path`: relative
+    to the file it stands in, made absolute when it is read."""
     extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "later": later, "path": path}
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **bounds)
@@ -51,6 +53,7 @@ def _to_tuple(value: Any) -> Any:
 
 Size = Annotated[tuple[int, int], BeforeValidator(_to_tuple)]
 FloatPair = Annotated[tuple[float, float], BeforeValidator(_to_tuple)]
+TagWeight = Annotated[float, Field(ge=0, le=1)]
 
 
 class Run(Section):
@@ -196,24 +199,30 @@ class SubsetOptions(Section):
     """kohya's options that may stand in [general], a dataset or a subset."""
 
     num_repeats: int = key(1, "Times each image is seen per epoch.", ge=1, kohya=("repeats", "dataset_repeats"))
-    shuffle_caption: bool = key(False, "Shuffle the tags of a caption.", later=True)
-    caption_separator: str = key(",", "What separates the tags of a caption.", later=True)
-    keep_tokens: int = key(0, "The first N tags stay in place.", ge=0, later=True)
-    keep_tokens_separator: str = key("", "Tags before this mark stay in place.", later=True)
-    secondary_separator: str = key("", "A separator inside a tag, replaced at the end.", later=True)
-    enable_wildcard: bool = key(False, "Expand {a|b} and several lines of a caption.", later=True)
-    caption_prefix: str = key("", "Put before every caption.", later=True)
-    caption_suffix: str = key("", "Put after every caption.", later=True)
-    token_warmup_min: int = key(1, "Tags at the first step of the warm-up.", ge=0, later=True)
-    token_warmup_step: float = key(0, "Steps (below 1: a share) until all tags are used.", ge=0, later=True)
+    shuffle_caption: bool = key(False, "Shuffle the tags of a caption.")
+    caption_separator: str = key(",", "What separates the tags of a caption.")
+    keep_tokens: int = key(0, "The first N tags stay in place.", ge=0)
+    keep_tokens_separator: str = key("", "Tags before this mark stay in place.")
+    secondary_separator: str = key("", "A separator inside a tag, replaced at the end.")
+    enable_wildcard: bool = key(False, "Expand {a|b} and several lines of a caption.")
+    caption_prefix: str = key("", "Put before every caption.")
+    caption_suffix: str = key("", "Put after every caption.")
+    token_warmup_min: int = key(1, "Tags at the first step of the warm-up.", ge=0)
+    token_warmup_step: float = key(0, "Steps (below 1: a share) until all tags are used.", ge=0)
     color_aug: bool = key(False, "Random changes of colour.", later=True)
     flip_aug: bool = key(False, "Random mirror images.", later=True)
     random_crop: bool = key(False, "Crop at random instead of in the centre.", later=True)
     face_crop_aug_range: FloatPair | None = key(None, "Crop around faces.", later=True)
     custom_attributes: dict[str, Any] = key({}, "Free values handed to the trainer.", later=True)
     caption_dropout_rate: float = key(0.0, "Share of captions replaced by the empty one.", ge=0, le=1)
-    caption_tag_dropout_rate: float = key(0.0, "Share of tags dropped.", ge=0, le=1, later=True)
-    caption_dropout_every_n_epochs: int = key(0, "Drop all captions every N epochs.", ge=0, later=True)
+    caption_tag_dropout_rate: float = key(0.0, "Share of tags dropped.", ge=0, le=1)
+    caption_dropout_every_n_epochs: int = key(0, "Drop all captions in every N-th epoch; 0 = never.", ge=0)
+    tag_weights: dict[str, TagWeight] = key(
+        {}, "How often single tags are kept: 1 = always, 0 = never. For all others caption_tag_dropout_rate decides."
+    )
+    trigger: str = key(
+        "", "A word that stands first in every caption and is never dropped, not even with the caption.", basic=True
+    )
     caption_extension: str = key("", "Extension of the caption files; empty accepts .txt and .caption.", basic=True)
     class_tokens: str = key("", "Caption of images that have no caption file.")
     cache_info: bool = key(False, "Keep sizes and captions in a file beside the images.", later=True)
@@ -299,7 +308,7 @@ Level = TypeVar("Level", bound=Section)
 
 
 def effective(target: type[Level], *levels: Section) -> Level:
-    """The options of `target` with each value from the first level that has it written (nearest first), else the default."""
+    """The options of `target`, each from the first level that has it written (nearest first), else the default."""
     values: dict[str, Any] = {}
     for name in target.model_fields:
         for level in levels:

@@ -78,32 +78,45 @@ def check_finite(latents: Tensor, item: Item) -> None:
 
 
 class TextCache:
-    """The text states of each distinct caption; one that was not prepared is encoded when it is asked for."""
+    """The text states of each distinct caption. Those that were not prepared are encoded when they are asked for, and
+    only the `recent` latest of them are kept: captions whose tags are shuffled hardly ever come again."""
 
-    def __init__(self, encode: EncodeText, *, batch_size: int = 16) -> None:
+    def __init__(self, encode: EncodeText, *, batch_size: int = 16, recent: int = 256) -> None:
         self._encode = encode
         self._batch_size = batch_size
-        self._states: dict[str, TextStates] = {}
+        self._recent = recent
+        self._prepared: dict[str, TextStates] = {}
+        self._passing: dict[str, TextStates] = {}  # the oldest first
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._prepared)
 
     def prepare(self, captions: Iterable[str], on_progress: Progress | None = None) -> None:
-        """Encodes the captions that are not there yet."""
-        missing = sorted(set(captions) - self._states.keys())
+        """Encodes the captions that are not there yet, to keep."""
+        missing = sorted(set(captions) - self._prepared.keys())
         for start in range(0, len(missing), self._batch_size):
             chunk = missing[start : start + self._batch_size]
-            states = self._encode(chunk).to("cpu")
-            for row, caption in enumerate(chunk):
-                one = states.row(row)
-                # Cloned: a row of a larger tensor would keep all of it alive.
-                self._states[caption] = TextStates(
-                    one.hidden.detach().clone(), None if one.pooled is None else one.pooled.detach().clone()
-                )
+            self._prepared |= self._encoded(chunk)
             if on_progress is not None:
                 on_progress(start + len(chunk), len(missing))
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """The states of a batch of captions, joined, on the CPU."""
-        self.prepare(captions)
-        return TextStates.cat([self._states[caption] for caption in captions])
+        missing = sorted(set(captions) - self._prepared.keys() - self._passing.keys())
+        if missing:
+            self._passing |= self._encoded(missing)
+        found = TextStates.cat([self._prepared.get(c) or self._passing[c] for c in captions])
+        while len(self._passing) > self._recent:
+            del self._passing[next(iter(self._passing))]
+        return found
+
+    def _encoded(self, captions: Sequence[str]) -> dict[str, TextStates]:
+        states = self._encode(captions).to("cpu")
+        # Cloned: a row of a larger tensor would keep all of it alive.
+        rows = [states.row(row) for row in range(len(captions))]
+        return {
+            caption: TextStates(
+                row.hidden.detach().clone(), None if row.pooled is None else row.pooled.detach().clone()
+            )
+            for caption, row in zip(captions, rows, strict=True)
+        }

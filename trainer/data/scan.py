@@ -114,6 +114,8 @@ class _Findings:
         if not text:
             self.empty.append(names[0])
             return ("",)
+        if options.enable_wildcard:
+            return tuple(text)
         if len(text) > 1:
             self.several.append(names[0])
         return (text[0],)
@@ -138,8 +140,8 @@ class _Findings:
             self.notes.append(f"{where}: {len(self.empty)} caption files are empty: {listed(self.empty)}")
         if self.several:
             self.notes.append(
-                f"{where}: {len(self.several)} caption files have several lines, only the first is trained: "
-                f"{listed(self.several)}"
+                f"{where}: {len(self.several)} caption files have several lines, of which only the first is trained "
+                f"(enable_wildcard = true draws one each time): {listed(self.several)}"
             )
         self.without, self.empty, self.several = [], [], []
 

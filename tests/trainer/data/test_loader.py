@@ -123,3 +123,22 @@ def test_pixels_are_the_pictures(folder: Folder, scanned: Scan) -> None:
     assert pixels is not None
     stored = np.asarray(Image.open(found.items[0].path)).transpose(2, 0, 1)
     assert np.array_equal(((pixels[0].numpy() + 1) * 127.5).round(), stored)
+
+
+def test_captions_that_never_come_again_do_not_pile_up() -> None:
+    asked: list[str] = []
+
+    def counted(captions: Sequence[str]) -> TextStates:
+        asked.extend(captions)
+        return encode_text(captions)
+
+    texts = TextCache(counted, recent=3)
+    texts.prepare(["kept"])
+    for n in range(10):
+        states = texts.states([f"passing {n}", "kept", f"passing {n}"])
+        assert torch.equal(states.hidden, encode_text([f"passing {n}", "kept", f"passing {n}"]).hidden)
+    assert asked == ["kept", *(f"passing {n}" for n in range(10))]
+    texts.states(["passing 9", "passing 8", "passing 7"])
+    assert len(asked) == 11
+    texts.states(["passing 0"])
+    assert asked[-1] == "passing 0"
