@@ -44,6 +44,11 @@ class StableDiffusion(LatentDiffusion):
         version = "sd_v2" if self.unet.config.cross_attention_dim == _SD2_TEXT_WIDTH else "sd_v1"
         return version + ("_v" if self.prediction == "velocity" else "")
 
+    @property
+    def architecture(self) -> str:
+        """Stability's modelspec.architecture."""
+        return _ARCHITECTURES.get(self.base_version, "stable-diffusion-v1")
+
     @classmethod
     def recognises(cls, base: str) -> str | None:
         """Claims diffusers folders with one text encoder and a UNet."""
@@ -143,6 +148,8 @@ class StableDiffusion(LatentDiffusion):
     def _sampler(self) -> Any:
         return _noise_schedule.sampler(self.schedule.config, self.prediction)
 
+
+_ARCHITECTURES = {"sd_v2": "stable-diffusion-v2-512", "sd_v2_v": "stable-diffusion-v2-768-v"}
 
 _INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",

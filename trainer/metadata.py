@@ -1,0 +1,105 @@
+"""The metadata of a LoRA file: kohya's ss_ keys and Stability's modelspec keys, from plain values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What is told about a training run. No absolute path and no secret: these files are shared.
+
+    Names of files and folders are base names; `tag_frequency` maps a folder to its tags and their counts,
+    `dataset_dirs` a folder to (repeats, images).
+    """
+
+    output_name: str
+    base_version: str  # kohya's ss_base_model_version, e.g. "sd_v1"
+    architecture: str  # of the base, in Stability's words: "stable-diffusion-v1"
+    prediction: str  # the objective's name
+    rank: int
+    alpha: float
+    seed: int
+    learning_rate: float
+    optimizer: str  # e.g. "torch.optim.AdamW(weight_decay=0.01)"
+    steps: int  # done so far
+    max_steps: int
+    epoch: int
+    resolution: tuple[int, int]  # width, height
+    conv_rank: int = 0
+    conv_alpha: float = 1.0
+    text_encoder_lr: float | None = None
+    unet_lr: float | None = None
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    images: int = 0  # with repeats
+    implementation: str = "diffusers"  # whose names the modules carry, in Stability's words
+    comment: str = ""
+    base_name: str = ""
+    started_at: float = 0.0  # Unix time
+    finished_at: float = 0.0
+    tag_frequency: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    dataset_dirs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)  # more ss_ keys, e.g. {"ss_lr_scheduler": "cosine"}
+
+
+def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
+    """Everything as text, the way kohya writes it: None as "None", booleans as "True", structures as JSON."""
+    values = {**_core(facts), **_dataset(facts), **facts.extra, **_model_spec(facts)}
+    return {key: value if isinstance(value, str) else str(value) for key, value in values.items()}
+
+
+def _core(facts: TrainingFacts) -> dict[str, object]:
+    arguments = {"conv_dim": str(facts.conv_rank), "conv_alpha": str(facts.conv_alpha)} if facts.conv_rank else {}
+    return {
+        "ss_output_name": facts.output_name,
+        "ss_training_comment": facts.comment or None,
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.finished_at,
+        "ss_learning_rate": facts.learning_rate,
+        "ss_unet_lr": facts.unet_lr,
+        "ss_text_encoder_lr": facts.text_encoder_lr,
+        "ss_num_train_images": facts.images,
+        "ss_max_train_steps": facts.max_steps,
+        "ss_steps": facts.steps,
+        "ss_epoch": facts.epoch,
+        "ss_gradient_accumulation_steps": facts.gradient_accumulation,
+        "ss_total_batch_size": facts.batch_size * facts.gradient_accumulation,
+        "ss_batch_size_per_device": facts.batch_size,
+        # The module whose reader understands this file, which is what other tools look here for.
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": facts.rank,
+        "ss_network_alpha": facts.alpha,
+        **({"ss_network_args": json.dumps(arguments)} if arguments else {}),
+        "ss_v2": "_v2" in facts.base_version,
+        "ss_base_model_version": facts.base_version,
+        "ss_sd_model_name": facts.base_name or None,
+        "ss_seed": facts.seed,
+        "ss_optimizer": facts.optimizer,
+        "ss_resolution": facts.resolution,
+    }
+
+
+def _dataset(facts: TrainingFacts) -> dict[str, object]:
+    folders = {
+        name: {"n_repeats": repeats, "img_count": images} for name, (repeats, images) in facts.dataset_dirs.items()
+    }
+    tags = {name: dict(counts) for name, counts in facts.tag_frequency.items()}
+    return {"ss_dataset_dirs": json.dumps(folders), "ss_tag_frequency": json.dumps(tags)}
+
+
+def _model_spec(facts: TrainingFacts) -> dict[str, object]:
+    """Stability's model metadata standard, version 1.0.1."""
+    finished = datetime.fromtimestamp(facts.finished_at).replace(microsecond=0)
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{facts.architecture}/lora",
+        "modelspec.implementation": facts.implementation,
+        "modelspec.title": facts.output_name,
+        "modelspec.date": finished.isoformat(),
+        "modelspec.resolution": "x".join(map(str, facts.resolution)),
+        "modelspec.prediction_type": {"velocity": "v"}.get(facts.prediction, facts.prediction),
+    }
