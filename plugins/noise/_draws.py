@@ -8,11 +8,6 @@ import torch
 from torch import Generator, Tensor
 
 
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """The precision of per-sample scalars: float64, which Apple's GPUs lack."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision that noise is made in: float32, or float64 for float64 latents."""
     return torch.promote_types(dtype, torch.float32)
@@ -23,12 +18,14 @@ def normal(shape: tuple[int, ...], generator: Generator, device: torch.device, d
     return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).to(device)
 
 
-def chi_square(shape: tuple[int, ...], freedom: int, generator: Generator, device: torch.device) -> Tensor:
-    """Chi-square numbers with `freedom` >= 0 degrees of freedom, as 2 * Gamma(freedom / 2), in `wide_dtype`."""
+def chi_square(
+    shape: tuple[int, ...], freedom: int, generator: Generator, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Chi-square numbers with `freedom` >= 0 degrees of freedom, as 2 * Gamma(freedom / 2)."""
     if freedom == 0:
-        return torch.zeros(shape, device=device, dtype=wide_dtype(device))
-    shapes = torch.full(shape, freedom / 2, device=generator.device, dtype=torch.float64)
-    return torch._standard_gamma(shapes, generator).mul_(2).to(device, wide_dtype(device))
+        return torch.zeros(shape, device=device, dtype=dtype)
+    shapes = torch.full(shape, freedom / 2, device=generator.device, dtype=dtype)
+    return torch._standard_gamma(shapes, generator).mul_(2).to(device)
 
 
 def rows(latents: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from plugins.noise._draws import chi_square, normal, wide_dtype
+from plugins.noise._draws import chi_square, normal
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -33,14 +33,13 @@ def lazy_nearest(
 ) -> Tensor:
     """The winners, (B, D), in O(D + k) time and O(k) memory per row. Where candidate 0 wins, it is kept bit for bit."""
     others = (len(x), k - 1)
-    wide = wide_dtype(x.device)
-    rho = torch.linalg.vector_norm(x, dim=1, keepdim=True).to(wide).clamp_(min=TINY)
-    a0 = _dot(x, plain).to(wide).div_(rho)
+    rho = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=TINY)
+    a0 = _dot(x, plain).div_(rho)
     # The floor only keeps 0 / 0 away, where the candidate is parallel to x (always so for D = 1).
-    length = torch.linalg.vector_norm(plain, dim=1, keepdim=True).to(wide)
+    length = torch.linalg.vector_norm(plain, dim=1, keepdim=True)
     q0 = torch.addcmul(length.square_(), a0, a0, value=-1).clamp_(min=TINY)
-    a = torch.cat([a0, normal(others, generator, x.device, wide)], dim=1)  # (B, k)
-    q = torch.cat([q0, chi_square(others, x.shape[1] - 1, generator, x.device)], dim=1)  # (B, k)
+    a = torch.cat([a0, normal(others, generator, x.device, x.dtype)], dim=1)  # (B, k)
+    q = torch.cat([q0, chi_square(others, x.shape[1] - 1, generator, x.device, x.dtype)], dim=1)  # (B, k)
     winner = _pick(_scores(a, q, rho, metric), among, generator)  # (B, 1)
     if acts is not None:
         winner = winner * acts[:, None]
@@ -48,7 +47,7 @@ def lazy_nearest(
     # A zero latent has no direction u: only the length of its noise is chosen, and a0 = 0, q0 = |plain|^2.
     scale = torch.where(rho > TINY, q1, q1.addcmul(a1, a1)).div_(q0).sqrt_()
     along = a1.addcmul_(scale, a0, value=-1).div_(rho)
-    return plain.mul_(scale.to(x.dtype)).addcmul_(x, along.to(x.dtype))
+    return plain.mul_(scale).addcmul_(x, along)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -59,9 +58,12 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _scores(a: Tensor, q: Tensor, rho: Tensor, metric: Metric) -> Tensor:
-    """Lower is nearer, (B, k). Euclidean: |n - x|^2 less |x|^2, which is the same for all and would cancel."""
+    """Lower is nearer, (B, k). Euclidean: |n - x|^2 less |x|^2, which is the same for all and would cancel.
+
+    Rounding in float32 is 1e-7 of D, the spread of the scores more than sqrt(D).
+    """
     if metric == "euclidean":
-        return torch.addcmul(q, a, a - 2 * rho)
+        return torch.addcmul(q, a, torch.sub(a, rho, alpha=2))
     cosine = a / (a.square() + q).sqrt()
     # Nothing is near a zero latent: the first candidate is as good as any.
     first = torch.arange(a.shape[1], device=a.device, dtype=a.dtype)

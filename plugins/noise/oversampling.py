@@ -110,6 +110,11 @@ class Oversampling:
     def active(cls, settings: OversamplingSettings) -> bool:
         return settings.k > 1
 
+    @classmethod
+    def metadata(cls, settings: OversamplingSettings) -> dict[str, object]:
+        """k under our name, and under the one of sd-scripts' own proposal, where 1 is plain noise."""
+        return {"ss_noise_oversampling": settings.k, "ss_knn_noise_k": max(1, settings.k)}
+
     @torch.no_grad()
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
         """Replaces the plain draw by the nearest candidate; see trainer.protocols.NoiseStage. Never waits for a GPU."""
