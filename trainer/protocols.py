@@ -39,6 +39,11 @@ class NoiseStage(Protocol):
         """Whether these settings change anything; an inactive stage is never built."""
         ...
 
+    @classmethod
+    def metadata(cls, settings: Any) -> dict[str, object]:
+        """The ss_ keys of a LoRA file that tell these settings, also when they are off."""
+        ...
+
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
         """Applies the stage.
 
@@ -74,6 +79,7 @@ class Family(Protocol):
 
     name: str  # the plugin's file name
     base_version: str  # kohya's ss_base_model_version, e.g. "sd_v1"
+    architecture: str  # Stability's modelspec.architecture, e.g. "stable-diffusion-v1"
     prediction: str  # name of the objective that the base was trained with
     alphas_cumprod: Tensor  # (timesteps,) float32, of the base's noise schedule
     latent_factor: int  # pixels per latent cell along one side
