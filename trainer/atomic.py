@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-Writer = Callable[[Path], None]
+Writer = Callable[[Path], object]
 
 
 def write_file(target: Path, write: Writer, *, validate: Writer | None = None) -> None:
@@ -55,18 +55,19 @@ def _rename(temporary: Path, target: Path) -> None:
     if target.is_dir():
         # Folders cannot be replaced in one call: the old one steps aside first and goes when the new one is in place.
         aside = target.with_name(f".partial-{secrets.token_hex(4)}-old-{target.name}")
-        _retry(lambda: os.replace(target, aside))
-        _retry(lambda: os.replace(temporary, target))
+        _retry(lambda: target.replace(aside))
+        _retry(lambda: temporary.replace(target))
         _remove(aside)
     else:
-        _retry(lambda: os.replace(temporary, target))
+        _retry(lambda: temporary.replace(target))
 
 
-def _retry(action: Callable[[], None], attempts: int = 5) -> None:
+def _retry(action: Callable[[], object], attempts: int = 5) -> None:
     """On Windows a virus scanner or viewer may hold the target for a moment."""
     for attempt in range(attempts):
         try:
-            return action()
+            action()
+            return
         except PermissionError:
             if os.name != "nt" or attempt == attempts - 1:
                 raise

@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from trainer import environment, lora, optimizers, parameters, registry, sampling, schedules
+from trainer import environment, lora, optimizers, outputs, parameters, registry, schedules
 from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
@@ -24,8 +26,9 @@ from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
-from trainer.events import Broadcast, MetricsFile, Sample, Save, Sink, Start, TensorBoardFile
-from trainer.loop import Loop, Pace, Periodic
+from trainer.events import Broadcast, MetricsFile, Sink, Start, TensorBoardFile
+from trainer.facts import metadata_of
+from trainer.loop import Loop, Pace
 from trainer.network import Network
 from trainer.noise import NoiseChain
 from trainer.parameters import Group
@@ -33,7 +36,6 @@ from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 from trainer.resume import Keeper, may_start
 from trainer.run_dir import RunDir
-from trainer.sampling import Request
 from trainer.step import TrainingStep
 from trainer.timesteps import UniformTimesteps
 
@@ -74,8 +76,9 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     dataset = scan_data(config, console, family)
     rates = prepare_parts(config, family)
     family.to(accelerator.device, DTYPES[config.training.precision])
-    loader = make_loader(config, console, accelerator, family, dataset)
-    pace = pace_of(config, loader.plan, accelerator.num_processes)
+    plan = Plan(dataset, config.run.seed)
+    pace = pace_of(config, plan, accelerator.num_processes)
+    loader = make_loader(config, console, accelerator, family, plan, pace)
     groups = parameters.groups(family.parts, rates)
     modules = Network(family)
     if config.training.gradient_checkpointing:
@@ -86,6 +89,7 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     schedule = schedules.build(optimizer, config.schedule.name, warmup=config.schedule.warmup, total=pace.steps)
     keeper = Keeper(run_dir, config, accelerator, dict(parameters.trainable(family.parts)), optimizer, schedule)
     done = keeper.restore(console.say, [g.lr for g in groups]) if resume else 0
+    result = result_of(config, family, dataset, pace, accelerator.num_processes)
     lines = RunLines(console)
     emit = sinks(config, run_dir, accelerator, console, lines)
     loop = Loop(
@@ -104,10 +108,8 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
         pace=pace,
         emit=emit,
         periodic=[
-            sample_action(config, run_dir, family, emit, accelerator),
-            save_action(
-                config, run_dir, pace.steps, result_of(config, family, dataset, pace), keeper, emit, accelerator
-            ),
+            outputs.samples(config.samples, run_dir, family, emit, accelerator),
+            outputs.saves(config.save.every, pace.steps, run_dir, result, keeper, emit, accelerator),
         ],
         save_state=keeper.save,
         control=Control(),
@@ -138,6 +140,8 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU.")
     if config.run.device in ("cuda", "mps") and cpu:
         raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
+    # accelerate keeps the first precision for the life of the process; here one process may train several runs.
+    AcceleratorState._reset_state()
     return Accelerator(
         cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=config.training.gradient_accumulation
     )
@@ -221,16 +225,22 @@ def scan_data(config: BaseConfig, console: Console, family: Family) -> Dataset:
 
 
 def make_loader(
-    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, plan: Plan, pace: Pace
 ) -> Loader:
     """Fills the caches that the config asks for."""
-    plan = Plan(dataset, config.run.seed)
-    loader = Loader(dataset, plan, config.run.seed)
+    make = partial(
+        Loader,
+        plan.dataset,
+        plan,
+        config.run.seed,
+        batches_per_step=pace.accumulation * accelerator.num_processes,
+        steps=pace.steps,
+    )
     latents = texts = None
     if config.data.cache_latents:
-        with torch.no_grad(), console.progress("encoding images", len(dataset.items), "images") as update:
+        with torch.no_grad(), console.progress("encoding images", len(plan.dataset.items), "images") as update:
             latents = MemoryLatents.encode(
-                dataset,
+                plan.dataset,
                 lambda pixels: family.encode_images(pixels.to(accelerator.device)),
                 on_progress=lambda done, _: update(done, ""),
             )
@@ -241,10 +251,10 @@ def make_loader(
                 return family.encode_text(captions)
 
         texts = TextCache(encode)
-        captions = loader.possible_captions()
+        captions = make().possible_captions()
         with console.progress("encoding captions", len(captions), "captions") as update:
             texts.prepare(captions, on_progress=lambda done, _: update(done, ""))
-    return Loader(dataset, plan, config.run.seed, latents=latents, texts=texts)
+    return make(latents=latents, texts=texts)
 
 
 def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
@@ -275,60 +285,11 @@ def sinks(config: BaseConfig, run_dir: RunDir, accelerator: Accelerator, console
     return Broadcast(found)
 
 
-def requests(config: BaseConfig) -> list[Request]:
-    """The samples that the config asks for."""
-    s = config.samples
-    return [
-        Request(prompt, s.seed + i, s.negative, s.width, s.height, s.steps, s.guidance)
-        for i, prompt in enumerate(s.prompts)
-    ]
-
-
-def sample_action(
-    config: BaseConfig, run_dir: RunDir, family: Family, emit: Sink, accelerator: Accelerator
-) -> Periodic:
-    wanted = requests(config)
-
-    def act(step: int) -> None:
-        if accelerator.is_main_process:
-            files = [run_dir.sample(step, i) for i in range(len(wanted))]
-            with accelerator.autocast():
-                pictures = sampling.draw(family, wanted)
-            for picture, file in zip(pictures, files, strict=True):
-                sampling.save(picture, file)
-            names = [file.relative_to(run_dir.path).as_posix() for file in files]
-            emit(Sample(step, files=names, prompts=[r.prompt for r in wanted]))
-
-    settings = config.samples
-    on = bool(wanted)
-    return Periodic(act, settings.every if on else 0, at_start=on and settings.at_start, at_end=on)
-
-
-def save_action(
-    config: BaseConfig,
-    run_dir: RunDir,
-    steps: int,
-    result: Result,
-    keeper: Keeper,
-    emit: Sink,
-    accelerator: Accelerator,
-) -> Periodic:
-    """Saves the result (under its final name after the last of `steps`) and a checkpoint."""
-
-    def act(step: int) -> None:
-        if accelerator.is_main_process:
-            file = result.save(run_dir.result(None if step == steps else step), step)
-            emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
-        keeper.save(step)
-
-    return Periodic(act, config.save.every, at_end=True)
-
-
-def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace) -> Result:
+def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int) -> Result:
     dtype = DTYPES[config.save.dtype]
     if config.training.method == "full":
         return FullResult(family, dtype)
-    return LoraResult(family, dtype, lambda step: {})
+    return LoraResult(family, dtype, metadata_of(config, family, dataset, pace, processes))
 
 
 def _start(done: int, pace: Pace, dataset: Dataset, groups: Sequence[Group], accelerator: Accelerator) -> Start:

@@ -193,6 +193,10 @@ class Data(Section):
     skip_broken: bool = key(False, "Go on without images that cannot be read, and list them, instead of stopping.")
     cache_latents: bool = key(True, "Encode every image once and keep the latents.")
     cache_text: bool = key(True, "Encode every caption once, where the text encoder does not train.")
+    config: str = key("", "A dataset file of kohya's form: its [general] and [[datasets]].", path=True, kohya=("dataset_config",))
+    train_data_dir: str = key("", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True)
+    reg_data_dir: str = key("", "The same for regularisation images.", path=True)
+    prior_loss_weight: float = key(1.0, "Weight of regularisation images in the loss.", ge=0, le=1000)
 
 
 class SubsetOptions(Section):
@@ -213,19 +217,20 @@ class SubsetOptions(Section):
     flip_aug: bool = key(False, "Random mirror images.", later=True)
     random_crop: bool = key(False, "Crop at random instead of in the centre.", later=True)
     face_crop_aug_range: FloatPair | None = key(None, "Crop around faces.", later=True)
-    custom_attributes: dict[str, Any] = key({}, "Free values handed to the trainer.", later=True)
+    custom_attributes: dict[str, Any] = key({}, "Accepted and without effect: nothing reads them.")
     caption_dropout_rate: float = key(0.0, "Share of captions replaced by the empty one.", ge=0, le=1)
     caption_tag_dropout_rate: float = key(0.0, "Share of tags dropped.", ge=0, le=1)
     caption_dropout_every_n_epochs: int = key(0, "Drop all captions in every N-th epoch; 0 = never.", ge=0)
     tag_weights: dict[str, TagWeight] = key(
         {}, "How often single tags are kept: 1 = always, 0 = never. For all others caption_tag_dropout_rate decides."
     )
+    loss_weight: float = key(1.0, "Weight of these images in the loss.", ge=0, le=1000)
     trigger: str = key(
         "", "A word that stands first in every caption and is never dropped, not even with the caption.", basic=True
     )
     caption_extension: str = key("", "Extension of the caption files; empty accepts .txt and .caption.", basic=True)
     class_tokens: str = key("", "Caption of images that have no caption file.")
-    cache_info: bool = key(False, "Keep sizes and captions in a file beside the images.", later=True)
+    cache_info: bool = key(False, "Accepted and without effect: sizes are read from the images' headers.")
     resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = (
         key("", "Resampling; empty: area when shrinking, else Lanczos.", later=True)
     )
@@ -241,16 +246,16 @@ class DatasetOptions(SubsetOptions):
     max_bucket_reso: int = key(1024, "Longest side of a bucket.", ge=8)
     bucket_reso_steps: int = key(64, "Sides of buckets are multiples of this.", ge=8)
     bucket_no_upscale: bool = key(False, "Never enlarge an image.", later=True)
-    network_multiplier: float = key(1.0, "Weight of the network for this dataset.", later=True)
+    network_multiplier: float = key(1.0, "Accepted and without effect, as in sd-scripts.")
     validation_split: float = key(0.0, "Share of images held out.", ge=0, lt=1, later=True)
     validation_seed: int | None = key(None, "Seed of the split.", later=True)
 
 
 class Subset(SubsetOptions):
     image_dir: str = key("", "Folder of images (not searched recursively).", basic=True, path=True)
-    is_reg: bool = key(False, "Regularisation images (prior preservation).", later=True)
+    is_reg: bool = key(False, "Regularisation images (prior preservation).")
     alpha_mask: bool = key(False, "Use the alpha channel as loss mask.", later=True)
-    metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), later=True, path=True)
+    metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), path=True)
     conditioning_data_dir: str = key("", "Folder of masks or conditioning images.", later=True, path=True)
 
 

@@ -44,12 +44,11 @@ def describe(error: ValidationError, values: dict[str, Any]) -> tuple[list[str],
     lines: dict[Place, tuple[Any, list[str]]] = {}
     for one in error.errors(include_url=False):
         place = _place_in(values, one["loc"])
-        found, expected = lines.setdefault(place, (one.get("input"), []))
+        _, expected = lines.setdefault(place, (one.get("input"), []))
         if one["type"] == "extra_forbidden":
             expected.append("unknown")
         else:
             text = _EXPECTED.get(one["type"], "{msg}").format(msg=_plain(one["msg"]), **one.get("ctx", {}))
-            # A union reports each of its branches; "a table" beside a bound is the branch nobody meant.
             expected.append(text)
     described = [_line(place, found, expected) for place, (found, expected) in lines.items()]
     rest = copy.deepcopy(values)
@@ -82,7 +81,9 @@ def _place_in(values: Any, location: Place) -> Place:
     place: list[str | int] = []
     here = values
     for index, part in enumerate(location):
-        if (isinstance(here, dict) and isinstance(part, str) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if isinstance(here, dict) and part in here:
+            here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
             here = here[part]
         elif isinstance(here, dict) and index == len(location) - 1:
             pass  # a missing key: named although it isn't there

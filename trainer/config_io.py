@@ -1,4 +1,4 @@
-"""TOML to config and back: overrides, and all errors at once with dotted path, value, expectation and the nearest name."""
+"""TOML to config and back, with overrides, and with all errors at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse(
     text: str, overrides: Sequence[str] = (), *, directory: Path, source: str = "config", name: str = "run"
 ) -> Config:
-    """The config of a TOML text; `directory` is what its paths are relative to, `name` the run's name if none is given."""
+    """The config of a TOML text; `directory`: what its paths are relative to; `name`: the run's, if it gives none."""
     try:
         values: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -109,7 +109,7 @@ def looks_like_path(value: str) -> bool:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Everything that was resolved, as plain values; dataset tables hold what was written, so that look-ups still work."""
+    """All resolved values as plain ones; dataset tables hold only what was written, so that look-ups still work."""
     values: dict[str, Any] = {}
     for name in type(config).model_fields:
         section = getattr(config, name)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from trainer.events import Error, Event, Sample, Save, Start, Step, Stop
 
+Update = Callable[[int, str], None]  # (done, remark)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -34,12 +35,16 @@ class Console:
             self._log.flush()
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Callable[[int, str], None]]:
+    def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Update]:
         """Yields update(done, remark). Shows rate and ETA; the final state is also a line of the log."""
         if self._rich.is_terminal:
             with self._bar() as bar:
                 task: TaskID = bar.add_task(label, total=total, completed=start, remark="")
-                yield lambda done, remark="": bar.update(task, completed=done, remark=remark)
+
+                def update(done: int, remark: str = "") -> None:
+                    bar.update(task, completed=done, remark=remark)
+
+                yield update
         else:
             yield self._plain(label, total, unit, start)
 
@@ -53,7 +58,7 @@ class Console:
         )
         return Progress(*columns, console=self._rich, transient=False)
 
-    def _plain(self, label: str, total: int, unit: str, start: int) -> Callable[[int, str], None]:
+    def _plain(self, label: str, total: int, unit: str, start: int) -> Update:
         began = last = time.monotonic()
 
         def update(done: int, remark: str = "") -> None:
@@ -82,7 +87,7 @@ class RunLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self.update: Callable[[int, str], None] | None = None
+        self.update: Update | None = None
 
     def __call__(self, event: Event) -> None:
         say = self._console.say

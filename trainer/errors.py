@@ -17,4 +17,4 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on although its input was sound (NaN, a full disk): shown without a traceback, exit code 1."""
+    """A run that cannot go on although its input was sound (NaN, a full disk): no traceback, exit code 1."""

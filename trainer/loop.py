@@ -70,7 +70,7 @@ class Loop:
         finished = self.start.step
         self.network.train()
         if finished == 0:
-            self._act(0, lambda p: p.at_start)
+            self._act(0, [p for p in self.periodic if p.at_start])
         while finished < self.pace.steps and not self._must_stop():
             started = time.monotonic()
             results = self._micro_batches(finished)
@@ -79,10 +79,10 @@ class Loop:
             if finished % self.pace.log_every == 0 or finished == self.pace.steps:
                 self._log(finished, results, norm, time.monotonic() - started)
             if finished < self.pace.steps:
-                self._act(finished, lambda p, step=finished: p.due(step))
+                self._act(finished, [p for p in self.periodic if p.due(finished)])
         reason = "done" if finished >= self.pace.steps else "stopped"
         if reason == "done":
-            self._act(finished, lambda p: p.at_end)
+            self._act(finished, [p for p in self.periodic if p.at_end])
         else:
             self.save_state(finished)
         self.emit(Stop(finished, reason=reason, seconds=time.monotonic() - began))
@@ -122,8 +122,8 @@ class Loop:
         value = float(self.accelerator.reduce(loss, "mean"))
         if value != value:
             raise RunError(
-                f"the loss became NaN at step {finished}. Nothing was saved after it. Lower optimizer.lr, or train with "
-                "training.precision = 'bf16' or 'fp32'."
+                f"the loss became NaN at step {finished}. Nothing was saved after it. Lower optimizer.lr, or train "
+                "with training.precision = 'bf16' or 'fp32'."
             )
         images = sum(len(r.per_sample) for r in results) * self.accelerator.num_processes
         batches = finished * self.pace.accumulation * self.accelerator.num_processes
@@ -138,11 +138,11 @@ class Loop:
             )
         )
 
-    def _act(self, step: int, wanted: Callable[[Periodic], bool]) -> None:
-        for one in self.periodic:
-            if wanted(one):
-                one.act(step)
-        self.accelerator.wait_for_everyone()
+    def _act(self, step: int, due: Sequence[Periodic]) -> None:
+        for one in due:
+            one.act(step)
+        if due:
+            self.accelerator.wait_for_everyone()
 
     def _must_stop(self) -> bool:
         """A stop asked of any process stops all of them, at the same step."""

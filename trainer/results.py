@@ -32,7 +32,7 @@ class LoraResult:
 
     def save(self, stem: Path, step: int) -> Path:
         target = stem.with_name(stem.name + ".safetensors")
-        lora_file.write(target, lora.adapters(self.family), dtype=self.dtype, metadata=self.metadata(step))
+        lora_file.write(target, lora.weights(self.family), dtype=self.dtype, metadata=self.metadata(step))
         return target
 
 

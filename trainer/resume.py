@@ -19,8 +19,19 @@ from trainer.errors import UserError
 from trainer.run_dir import RunDir
 
 # What may differ between a run and its continuation, as dotted prefixes.
-MAY_CHANGE = ("training.steps", "training.epochs", "optimizer.lr", "optimizer.text_encoder_lr", "schedule", "samples", "save",
-              "logging", "run.output_dir", "run.device", "data")  # fmt: skip
+MAY_CHANGE = (
+    "training.steps",
+    "training.epochs",
+    "optimizer.lr",
+    "optimizer.text_encoder_lr",
+    "schedule",
+    "samples",
+    "save",
+    "logging",
+    "run.output_dir",
+    "run.device",
+    "data",
+)
 
 
 def may_start(run_dir: RunDir, config: BaseConfig, *, resume: bool) -> bool:

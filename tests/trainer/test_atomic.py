@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def test_what_does_not_validate_never_replaces(tmp_path: Path) -> None:
         raise ValueError(path.read_text())
 
     with pytest.raises(ValueError, match="new"):
-        atomic.write_file(target, lambda p: None if p.write_text("new") else None, validate=refuse)
+        atomic.write_file(target, lambda p: p.write_text("new"), validate=refuse)
     assert target.read_text() == "old"
 
 
@@ -48,5 +47,5 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for name in ("one", "two"):
         atomic.write_folder(target, lambda p, name=name: (p / name).touch())  # type: ignore[misc]
-    assert os.listdir(target) == ["two"]
-    assert os.listdir(tmp_path) == ["folder"]
+    assert [p.name for p in target.iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
