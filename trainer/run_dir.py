@@ -36,6 +36,16 @@ class RunDir:
         return self.path / "environment.json"
 
     @property
+    def pid(self) -> Path:
+        """Who runs it: {"pid", "created"}, written by the trainer itself."""
+        return self.path / "pid.json"
+
+    @property
+    def control(self) -> Path:
+        """What is asked of it: one word, read at every step."""
+        return self.path / "control"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
 

@@ -72,7 +72,7 @@ def nothing(project: Path) -> None:
         (nothing, ["optimizer.name='adamv'"], "optimizer.name: found 'adamv'"),
         (nothing, ["optimizer.args={weigth_decay=1}"], "optimizer.args.weigth_decay: AdamW has no such argument"),
         (nothing, ["training.precision='fp16'"], "training.precision: fp16 needs a GPU"),
-        (nothing, ["datasets[0].resolution=50"], "datasets[0].resolution"),
+        (nothing, ["datasets[0].resolution=51"], "datasets[0].resolution"),
     ],
 )
 def test_bad_input(
