@@ -293,12 +293,14 @@ def hand_over(venv: Venv, arguments: Sequence[str]) -> NoReturn:
     """Becomes the trainer, in the user's current folder; for `test` becomes pytest, in the repository."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONHOME"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(venv.root), env.get("PYTHONPATH")]))
-    # -P: a folder called "trainer" where the user happens to be must not be taken for ours.
-    command = [str(venv.python()), "-P", "-m", "trainer", *arguments]
     if arguments[0] == "test":
-        command[3:5] = ["pytest"]
+        module = ["pytest", *arguments[1:]]
         env["OMP_NUM_THREADS"] = "1"  # two busy threads on two cores make tiny models tens of times slower
         os.chdir(venv.root)
+    else:
+        module = ["trainer", *arguments]
+    # -P: a folder called "trainer" where the user happens to be must not be taken for ours.
+    command = [str(venv.python()), "-P", "-m", *module]
     if os.name == "nt":  # there, exec gives the prompt back at once and loses the exit code
         sys.exit(run_child(command, env))
     os.execve(command[0], command, env)

@@ -498,16 +498,20 @@ def test_from_nothing_to_a_running_trainer(root: Path, tmp_path: Path) -> None:
     shutil.copy(SOURCE, root / "launch.py")
     (root / "requirements.txt").write_text("# nothing\n")
     (root / "trainer").mkdir()
+    (root / "trainer" / "__init__.py").touch()
     stub = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), sys.prefix])); sys.exit(3)"
     (root / "trainer" / "__main__.py").write_text(stub)
     elsewhere = tmp_path / "another folder"
     (elsewhere / "trainer").mkdir(parents=True)  # the user's own folder of that name, which must not be taken for ours
+    (elsewhere / "trainer" / "__init__.py").touch()
     (elsewhere / "trainer" / "__main__.py").write_text("raise SystemExit('the wrong trainer')")
+
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "IMMISCIBLE_TORCH_INDEX")}
 
     def start() -> tuple[Any, str, float]:
         began = time.perf_counter()
         command = [sys.executable, str(root / "launch.py"), "train", "my photos.toml"]
-        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 3, done.stdout + done.stderr
         return json.loads(done.stdout.splitlines()[-1]), done.stdout, time.perf_counter() - began
 
