@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer.config import DatasetOptions, SubsetOptions
 from trainer.data.buckets import Size, crop_ltrb
+from trainer.data.written import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Source:
     dataset: int  # index of its dataset
     folder: Path
     options: SubsetOptions
+    is_reg: bool = False  # regularisation images: as many a dataset and epoch as it has others
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,11 @@ class Item:
     target: Size
     source: Source
     weight: float = 1.0  # in the loss
+    origin: Origin = "found"  # of the caption
 
     @property
     def repeats(self) -> int:
+        """Times an epoch; of regularisation images: their share of the ones that an epoch takes."""
         return self.source.options.num_repeats
 
     @property

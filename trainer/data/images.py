@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,10 @@ from trainer.data.buckets import Size
 from trainer.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".gif")
+# Formats that people have beside these and that train nothing: to be named.
+UNREAD = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 ORIENTATION = 0x0112  # the EXIF tag
+SHOWN = 5  # how many names a message lists
 SIDEWAYS = (5, 6, 7, 8)  # its values that exchange width and height
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -43,6 +46,12 @@ class BrokenImageError(UserError):
 def printable(path: str | Path) -> str:
     """A path that any console can show: bytes that are not UTF-8 come out as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 @contextmanager

@@ -7,8 +7,8 @@ continue it. Process r of W at micro-batch m of step s, with A micro-batches a s
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
 
 from trainer import randomness
 from trainer.data.buckets import Size
@@ -30,44 +30,47 @@ class PlannedBatch:
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """Presentations that may share a batch: one dataset, one size."""
-
-    batch_size: int
-    members: array[int]  # positions in the list of all presentations
-
-    @property
-    def batches(self) -> int:
-        return -(-len(self.members) // self.batch_size)
-
-
 def global_index(step: int, micro_batch: int, accumulation: int, rank: int, world: int) -> int:
     """The index in the stream that a process takes; ranks and micro-batches never share one."""
     return (step * accumulation + micro_batch) * world + rank
 
 
-class Plan:
-    """Each epoch holds every image exactly `num_repeats` times: shuffled within its bucket, cut into batches (a short
-    last one is kept), the batches shuffled. All of it from (seed, epoch)."""
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Images that may share a batch: those of one dataset and one size. Each is listed once per repeat."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self._seed = seed
-        items: array[int] = array("l")
-        first: array[int] = array("l")  # position of each item's first presentation
-        pools: dict[tuple[int, Size], _Pool] = {}
-        for index, item in enumerate(dataset.items):
-            pool = pools.setdefault((item.source.dataset, item.target), _Pool(dataset.batch_size(item), array("l")))
-            first.append(len(items))
-            pool.members.extend(range(len(items), len(items) + item.repeats))
-            items.extend([index] * item.repeats)
-        self._items, self._first, self._pools = items, first, [pools[key] for key in sorted(pools)]
-        self._orders: dict[int, tuple[array[int], list[tuple[int, int]]]] = {}
-        self.batches_per_epoch = sum(pool.batches for pool in self._pools)
+    batch_size: int
+    own: array[int]
+    regularisation: array[int]
+    quota: int  # how many of `regularisation` an epoch takes
 
     @property
-    def samples_per_epoch(self) -> int:
-        return len(self._items)
+    def samples(self) -> int:
+        return len(self.own) + self.quota
+
+    @property
+    def batches(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def of_epoch(self, epoch: int) -> list[int]:
+        """The images of one epoch. Regularisation images are taken in turn, so that each of them trains in the end."""
+        there = len(self.regularisation)
+        first = epoch * self.quota
+        return [*self.own, *(self.regularisation[(first + i) % there] for i in range(self.quota))]
+
+
+class Plan:
+    """Each epoch holds every image exactly `num_repeats` times, and of the regularisation images of a dataset as many
+    as it has others: shuffled within their bucket, cut into batches (a short last one is kept), the batches shuffled.
+    All of it from (seed, epoch)."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset = dataset
+        self._seed = seed
+        self._pools = _pools(dataset)
+        self._orders: dict[int, _Order] = {}
+        self.batches_per_epoch = sum(pool.batches for pool in self._pools)
+        self.samples_per_epoch = sum(pool.samples for pool in self._pools)
 
     def epoch_of(self, index: int) -> int:
         return index // self.batches_per_epoch
@@ -75,32 +78,79 @@ class Plan:
     def batch(self, index: int) -> PlannedBatch:
         """The batch at `index` >= 0 of the endless stream."""
         epoch, position = divmod(index, self.batches_per_epoch)
-        order, cuts = self._order(epoch)
-        start, stop = cuts[position]
-        return PlannedBatch(epoch, position, tuple(self._entry(order[i]) for i in range(start, stop)))
-
-    def _entry(self, presentation: int) -> Entry:
-        item = self._items[presentation]
-        return Entry(item, presentation - self._first[item])
-
-    def _order(self, epoch: int) -> tuple[array[int], list[tuple[int, int]]]:
-        """The shuffled presentations of an epoch, and the (start, stop) of its batches in order."""
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)
+        if order is None:
+            order = _ordered(self._pools, epoch, self._seed)
             # Two epochs are enough for readers on both sides of a border.
-            self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
-            self._orders[epoch] = self._shuffled(epoch)
-        return self._orders[epoch]
+            self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1} | {epoch: order}
+        start, stop = order.cuts[position]
+        entries = (Entry(order.items[i], order.repeats[i]) for i in range(start, stop))
+        return PlannedBatch(epoch, position, tuple(entries))
 
-    def _shuffled(self, epoch: int) -> tuple[array[int], list[tuple[int, int]]]:
-        random = randomness.python_random(self._seed, "order", epoch)
-        order: array[int] = array("l")
-        cuts: list[tuple[int, int]] = []
+    def batch_sizes(self) -> Counter[int]:
+        """How many batches of each size an epoch has: short ones end a bucket."""
+        sizes: Counter[int] = Counter()
         for pool in self._pools:
-            members = list(pool.members)
-            random.shuffle(members)
-            edges = accumulate((pool.batch_size for _ in range(pool.batches)), initial=len(order))
-            end = len(order) + len(members)
-            cuts += [(edge, min(edge + pool.batch_size, end)) for edge in edges if edge < end]
-            order.extend(members)
-        random.shuffle(cuts)
-        return order, cuts
+            whole, rest = divmod(pool.samples, pool.batch_size)
+            sizes += Counter({pool.batch_size: whole, rest: int(rest > 0)})
+        return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One epoch: its samples, batch by batch, and the (start, stop) of the batches in the order of training."""
+
+    items: array[int]
+    repeats: array[int]
+    cuts: list[tuple[int, int]]
+
+
+def _ordered(pools: list[_Pool], epoch: int, seed: int) -> _Order:
+    random = randomness.python_random(seed, "order", epoch)
+    items: array[int] = array("l")
+    cuts: list[tuple[int, int]] = []
+    for pool in pools:
+        members = pool.of_epoch(epoch)
+        random.shuffle(members)
+        begin, end = len(items), len(items) + len(members)
+        cuts += [(edge, min(edge + pool.batch_size, end)) for edge in range(begin, end, pool.batch_size)]
+        items.extend(members)
+    random.shuffle(cuts)
+    seen: Counter[int] = Counter()
+    repeats: array[int] = array("l")
+    for item in items:
+        repeats.append(seen[item])
+        seen[item] += 1
+    return _Order(items, repeats, cuts)
+
+
+def _pools(dataset: Dataset) -> list[_Pool]:
+    own: dict[tuple[int, Size], array[int]] = {}
+    regularisation: dict[tuple[int, Size], array[int]] = {}
+    for index, item in enumerate(dataset.items):
+        kind = regularisation if item.source.is_reg else own
+        kind.setdefault((item.source.dataset, item.target), array("l")).extend([index] * item.repeats)
+    quotas: dict[tuple[int, Size], int] = {}
+    for number in range(len(dataset.groups)):
+        wanted = sum(len(members) for key, members in own.items() if key[0] == number)
+        quotas |= _quotas({key: len(members) for key, members in regularisation.items() if key[0] == number}, wanted)
+    nothing: array[int] = array("l")
+    return [
+        _Pool(
+            dataset.groups[key[0]].batch_size,
+            own.get(key, nothing),
+            regularisation.get(key, nothing),
+            quotas.get(key, 0),
+        )
+        for key in sorted(own.keys() | regularisation.keys())
+    ]
+
+
+def _quotas(sizes: dict[tuple[int, Size], int], wanted: int) -> dict[tuple[int, Size], int]:
+    """How many regularisation images of each bucket an epoch takes: `wanted` in all, shared out by the buckets' sizes
+    with the largest remainders rounded up, but at least one each, or some would never train."""
+    total = sum(sizes.values())
+    shares = {key: divmod(wanted * size, total) for key, size in sizes.items()}
+    left = wanted - sum(whole for whole, _ in shares.values())
+    rounded_up = sorted(shares, key=lambda key: (-shares[key][1], key))[:left]
+    return {key: max(1, whole + (key in rounded_up)) for key, (whole, _) in shares.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -94,3 +95,53 @@ def test_batches_of_different_buckets_are_mixed() -> None:
     plan = Plan(data, 0)
     first_half = Counter(data.items[plan.batch(i).entries[0].item].target for i in range(40))
     assert min(first_half.values()) > 10
+
+
+def with_regularisation(own: list[int], regularisation: list[int], repeats: int = 1) -> Dataset:
+    base = dataset([(3, [(repeats, own), (1, regularisation)])])
+    first, second = base.sources
+    second = replace(second, is_reg=True)
+    items = tuple(replace(item, source=second) if item.source is base.sources[1] else item for item in base.items)
+    return Dataset(items, base.groups, (first, second))
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=6),
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_regularisation_balances_the_others_and_all_train(own: list[int], others: list[int], repeats: int) -> None:
+    data = with_regularisation(own, others, repeats)
+    plan = Plan(data, 5)
+    epochs = 40
+    seen: Counter[int] = Counter()
+    for index in range(epochs * plan.batches_per_epoch):
+        seen.update(entry.item for entry in plan.batch(index).entries)
+    for index, item in enumerate(data.items):
+        if not item.source.is_reg:
+            assert seen[index] == epochs * repeats
+    balanced = plan.samples_per_epoch - len(own) * repeats
+    buckets = len(set(others))
+    # As many as the others, or one per bucket where that is more.
+    assert len(own) * repeats <= balanced <= max(len(own) * repeats + buckets, buckets)
+    for size in set(others):
+        counts = [seen[i] for i, item in enumerate(data.items) if item.source.is_reg and item.target == SIZES[size]]
+        assert min(counts) >= 1 and max(counts) - min(counts) <= 1
+
+
+def test_a_few_regularisation_images_are_repeated() -> None:
+    data = with_regularisation([0] * 10, [0] * 4)
+    plan = Plan(data, 0)
+    entries = [
+        e for i in range(plan.batches_per_epoch) for e in plan.batch(i).entries if data.items[e.item].source.is_reg
+    ]
+    # 10 of 4: two of them three times, two of them twice, each presentation with a number of its own.
+    assert sorted(Counter(e.item for e in entries).values()) == [2, 2, 3, 3]
+    assert len(set(entries)) == 10
+
+
+def test_batch_sizes_of_an_epoch() -> None:
+    plan = Plan(dataset([(4, [(1, [0] * 10 + [1] * 3)]), (1, [(2, [2])])]), 0)
+    assert plan.batch_sizes() == Counter({4: 2, 2: 1, 3: 1, 1: 2})
+    assert sum(plan.batch_sizes().values()) == plan.batches_per_epoch

@@ -60,8 +60,8 @@ def test_missing_captions_are_counted_and_named(folder: Folder, scanned: Scan) -
     assert [item.captions[0] for item in found.items] == ["a cat", "", "one"] + ["cat"] * 6
     missing, empty, several = found.notes
     assert "missing captions: 6 of 9 use class_tokens 'cat': 3.png, 4.png, 5.png, 6.png, 7.png and 1 more" in missing
-    assert "1 caption files are empty: 1.txt" in empty
-    assert "each time): 2.txt" in several
+    assert "empty captions: 1 of 9: 1.png" in empty
+    assert "each time): 2.png" in several
     without = scanned({"resolution": 64, "subsets": [{"image_dir": "cats"}]})
     assert "missing captions: 6 of 9 train with the empty caption: 3.png" in without.notes[0]
 
