@@ -148,6 +148,44 @@ class Schedule(Section):
 class Timesteps(Section):
     min: int = key(0, "Lowest timestep that is trained.", ge=0, lt=1000, kohya=("min_timestep",))
     max: int = key(1000, "Timesteps below this one are trained.", gt=0, le=1000, kohya=("max_timestep",))
+    distribution: Literal["uniform", "logit_normal", "sigmoid", "beta", "weights"] = key(
+        "uniform",
+        "How often each timestep is drawn. sigmoid is logit_normal with mean 0.",
+        kohya=("timestep_distribution", "timestep_sampling", "weighting_scheme"),
+    )
+    mean: float = key(0.0, "logit_normal: the centre; above 0 noisier.", kohya=("logit_mean", "noising_bias"))
+    std: float = key(1.0, "logit_normal and sigmoid: the width.", gt=0, kohya=("logit_std", "sigmoid_scale"))
+    alpha: float = key(1.0, "beta: first parameter; larger is noisier.", gt=0)
+    beta: float = key(1.0, "beta: second parameter; larger is cleaner.", gt=0)
+    weights: list[Annotated[float, Field(ge=0)]] = key(
+        [], "weights: relative frequency of equal slices of the range, clean to noisy, e.g. [1, 2, 1]."
+    )
+    shift: float = key(
+        1.0,
+        "Moves all draws towards noise (above 1) or image (below 1).",
+        gt=0,
+        kohya=("timestep_shift", "discrete_flow_shift"),
+    )
+    stratified: bool = key(False, "One draw in each of batch_size equal slices: less variance from step to step.")
+
+
+class Loss(Section):
+    kind: Literal["l2", "l1", "huber", "smooth_l1"] = key("l2", "Error of each latent cell.", kohya=("loss_type",))
+    huber_c: float = key(0.1, "huber and smooth_l1: where the error turns linear.", gt=0)
+    huber_scale: float = key(1.0, "Factor of huber_c (not for the snr schedule).", gt=0)
+    huber_schedule: Literal["constant", "exponential", "snr"] = key("snr", "How huber_c depends on the timestep.")
+    weighting: Literal["none", "min_snr", "soft_min_snr", "debiased", "p2"] = key(
+        "none",
+        "Weight of each timestep in the loss.",
+        kohya=("min_snr_gamma", "debiased_estimation_loss", "loss_weight_fn", "snr_gamma"),
+    )
+    gamma: float = key(
+        5.0, "Strength of min_snr, soft_min_snr (about 5) or p2 (about 1).", gt=0, kohya=("loss_weight_strength",)
+    )
+    scale_v_like_noise: bool = key(
+        False, "v-prediction: weights as if the noise were predicted.", kohya=("scale_v_pred_loss_like_noise_pred",)
+    )
+    v_like: float = key(0.0, "epsilon: adds this much of v-prediction's weighting.", ge=0, kohya=("v_pred_like_loss",))
 
 
 class Noise(Section):
@@ -193,9 +231,16 @@ class Data(Section):
     skip_broken: bool = key(False, "Go on without images that cannot be read, and list them, instead of stopping.")
     cache_latents: bool = key(True, "Encode every image once and keep the latents.")
     cache_text: bool = key(True, "Encode every caption once, where the text encoder does not train.")
-    config: str = key("", "A dataset file of kohya's form: its [general] and [[datasets]].", path=True, kohya=("dataset_config",))
+    config: str = key(
+        "",
+        "A dataset file of kohya's form: its [general] and [[datasets]].",
+        later=True,
+        path=True,
+        kohya=("dataset_config",),
+    )
     train_data_dir: str = key("", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True)
     reg_data_dir: str = key("", "The same for regularisation images.", path=True)
+    background: str = key("white", "Colour behind transparent images: a name or #rrggbb.")
     prior_loss_weight: float = key(1.0, "Weight of regularisation images in the loss.", ge=0, le=1000)
 
 
@@ -213,10 +258,14 @@ class SubsetOptions(Section):
     caption_suffix: str = key("", "Put after every caption.")
     token_warmup_min: int = key(1, "Tags at the first step of the warm-up.", ge=0)
     token_warmup_step: float = key(0, "Steps (below 1: a share) until all tags are used.", ge=0)
-    color_aug: bool = key(False, "Random changes of colour.", later=True)
-    flip_aug: bool = key(False, "Random mirror images.", later=True)
-    random_crop: bool = key(False, "Crop at random instead of in the centre.", later=True)
-    face_crop_aug_range: FloatPair | None = key(None, "Crop around faces.", later=True)
+    color_aug: bool = key(False, "Weak random changes of colour. Excludes cached latents.")
+    flip_aug: bool = key(False, "Show half of the presentations mirrored.")
+    random_crop: bool = key(False, "Crop at random instead of in the centre. Excludes cached latents.")
+    face_crop_aug_range: FloatPair | None = key(
+        None,
+        "Crop around faces: least and greatest side in faces; names end in the face's _x_y_width_height. "
+        "Excludes cached latents.",
+    )
     custom_attributes: dict[str, Any] = key({}, "Accepted and without effect: nothing reads them.")
     caption_dropout_rate: float = key(0.0, "Share of captions replaced by the empty one.", ge=0, le=1)
     caption_tag_dropout_rate: float = key(0.0, "Share of tags dropped.", ge=0, le=1)
@@ -225,6 +274,7 @@ class SubsetOptions(Section):
         {}, "How often single tags are kept: 1 = always, 0 = never. For all others caption_tag_dropout_rate decides."
     )
     loss_weight: float = key(1.0, "Weight of these images in the loss.", ge=0, le=1000)
+    mask_outside: float = key(0.0, "Weight of the loss outside the mask, where there is one.", ge=0, le=1)
     trigger: str = key(
         "", "A word that stands first in every caption and is never dropped, not even with the caption.", basic=True
     )
@@ -232,7 +282,7 @@ class SubsetOptions(Section):
     class_tokens: str = key("", "Caption of images that have no caption file.")
     cache_info: bool = key(False, "Accepted and without effect: sizes are read from the images' headers.")
     resize_interpolation: Literal["", "lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"] = (
-        key("", "Resampling; empty: area when shrinking, else Lanczos.", later=True)
+        key("", "Resampling; empty: area when shrinking, else Lanczos.")
     )
 
 
@@ -245,7 +295,7 @@ class DatasetOptions(SubsetOptions):
     min_bucket_reso: int = key(256, "Shortest side of a bucket.", ge=8)
     max_bucket_reso: int = key(1024, "Longest side of a bucket.", ge=8)
     bucket_reso_steps: int = key(64, "Sides of buckets are multiples of this.", ge=8)
-    bucket_no_upscale: bool = key(False, "Never enlarge an image.", later=True)
+    bucket_no_upscale: bool = key(False, "Never enlarge an image.")
     network_multiplier: float = key(1.0, "Accepted and without effect, as in sd-scripts.")
     validation_split: float = key(0.0, "Share of images held out.", ge=0, lt=1, later=True)
     validation_seed: int | None = key(None, "Seed of the split.", later=True)
@@ -254,9 +304,13 @@ class DatasetOptions(SubsetOptions):
 class Subset(SubsetOptions):
     image_dir: str = key("", "Folder of images (not searched recursively).", basic=True, path=True)
     is_reg: bool = key(False, "Regularisation images (prior preservation).")
-    alpha_mask: bool = key(False, "Use the alpha channel as loss mask.", later=True)
+    alpha_mask: bool = key(False, "Use the transparency as loss mask: only what is opaque trains.")
     metadata_file: str = key("", "JSON file with captions.", kohya=("in_json",), path=True)
-    conditioning_data_dir: str = key("", "Folder of masks or conditioning images.", later=True, path=True)
+    conditioning_data_dir: str = key(
+        "",
+        "Folder of loss masks, one picture of the same name and size per image; white trains, black does not.",
+        path=True,
+    )
 
 
 class Dataset(DatasetOptions):
@@ -277,6 +331,7 @@ class BaseConfig(Section):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
     timesteps: Timesteps = Field(default_factory=Timesteps)
+    loss: Loss = Field(default_factory=Loss)
     noise: Noise = Field(default_factory=Noise)
     samples: Samples = Field(default_factory=Samples)
     save: Save = Field(default_factory=Save)

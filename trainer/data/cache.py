@@ -1,80 +1,67 @@
-"""Keeps what frozen encoders make of images and captions, so that each is encoded once."""
+"""Keeps what frozen encoders make of images and captions, so that each is encoded once. In memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
 from trainer.batch import TextStates
-from trainer.data import images
-from trainer.data.buckets import Size
-from trainer.data.dataset import Dataset, Item
-from trainer.errors import UserError
+from trainer.data.dataset import Dataset
+from trainer.data.encode import (
+    WORKERS,
+    Encode,
+    Progress,
+    Sampling,
+    Stored,
+    Variant,
+    batches_of_one_size,
+    encoded,
+    reduced,
+    variants,
+)
 
-Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [-1, 1] -> (B, C, h, w), times the VAE scale
 EncodeText = Callable[[Sequence[str]], TextStates]
-Progress = Callable[[int, int], None]  # (done, total)
 
 
 class Latents(Protocol):
-    """Where the loader finds the latents of an image."""
+    """Where the loader finds latents."""
 
-    def latents(self, item: int) -> Tensor:
-        """(C, h, w) float32 on the CPU, times the VAE scale."""
+    def read(self, variant: Variant) -> Stored:
+        """Raises UserError when the cache is damaged."""
         ...
-
-
-def pixels_of(item: Item) -> Tensor:
-    """(3, H, W) float32 in [-1, 1]: the image resized and cropped to its training size. Raises BrokenImageError."""
-    image = images.load(item.path)
-    if image.size != item.original:
-        raise images.BrokenImageError(item.path, f"was {item.original} when it was scanned and is {image.size} now")
-    return images.to_tensor(images.resize_and_crop(image, item.resized, item.corner, item.target))
 
 
 class MemoryLatents:
     """Latents of a whole dataset in the host's memory."""
 
-    def __init__(self, latents: dict[int, Tensor]) -> None:
-        self._latents = latents
+    def __init__(self, stored: dict[Variant, Stored]) -> None:
+        self._stored = stored
 
-    def latents(self, item: int) -> Tensor:
-        return self._latents[item]
+    def read(self, variant: Variant) -> Stored:
+        return self._stored[variant]
 
     @classmethod
     def encode(
-        cls, dataset: Dataset, encode: Encode, *, batch_size: int = 4, on_progress: Progress | None = None
+        cls,
+        dataset: Dataset,
+        encode: Encode,
+        *,
+        sampling: Sampling = "mean",
+        batch_size: int = 4,
+        workers: int = WORKERS,
+        on_progress: Progress | None = None,
     ) -> MemoryLatents:
-        """Encodes every image once, in batches of one size. Raises UserError naming the file of a NaN or infinity."""
-        found: dict[int, Tensor] = {}
-        for chunk in chunks_by_size(dataset.items, batch_size):
-            pixels = torch.stack([pixels_of(dataset.items[i]) for i in chunk])  # (B, 3, H, W)
-            encoded = encode(pixels).detach().float().cpu()  # (B, C, h, w)
-            for index, latents in zip(chunk, encoded, strict=True):
-                check_finite(latents, dataset.items[index])
-                found[index] = latents.clone()
+        """Encodes every image once, and its mirror image where flip_aug shows it. Raises UserError naming a file that
+        cannot be read or of which the VAE makes NaN."""
+        wanted = variants(dataset)
+        found: dict[Variant, Stored] = {}
+        batches = batches_of_one_size(dataset, wanted, batch_size)
+        for variant, stored in encoded(dataset, batches, encode, workers=workers):
+            key = f"{dataset.items[variant.item].path} {variant.mirrored}"
+            found[variant] = reduced(stored, sampling, key)
             if on_progress is not None:
-                on_progress(len(found), len(dataset.items))
+                on_progress(len(found), len(wanted))
         return cls(found)
-
-
-def chunks_by_size(items: Sequence[Item], batch_size: int) -> list[list[int]]:
-    """The indices of items in batches that share a training size, each size in the order of the items."""
-    by_size: dict[Size, list[int]] = {}
-    for index, item in enumerate(items):
-        by_size.setdefault(item.target, []).append(index)
-    return [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
-
-
-def check_finite(latents: Tensor, item: Item) -> None:
-    if not torch.isfinite(latents).all():
-        raise UserError(
-            f"{images.printable(item.path)}: the VAE made NaN or infinity of this image. "
-            "Is the VAE run in float16? SDXL's needs float32 or bfloat16; else the VAE file is damaged."
-        )
 
 
 class TextCache:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer.config import DatasetOptions, SubsetOptions
 from trainer.data.buckets import Size, crop_ltrb
+from trainer.data.decode import WHITE, Colour
 from trainer.data.written import Origin
 
 
@@ -22,6 +23,7 @@ class Source:
     folder: Path
     options: SubsetOptions
     is_reg: bool = False  # regularisation images: as many a dataset and epoch as it has others
+    alpha_mask: bool = False  # transparency is the loss mask of images without a mask file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Item:
     source: Source
     weight: float = 1.0  # in the loss
     origin: Origin = "found"  # of the caption
+    mask: str = ""  # the file of its loss mask
 
     @property
     def repeats(self) -> int:
@@ -56,6 +59,14 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How all images of a dataset are drawn."""
+
+    background: Colour = WHITE  # behind transparent pixels
+    cell: int = 8  # pixels per latent cell, along one side
+
+
 @dataclass(frozen=True)
 class Dataset:
     items: tuple[Item, ...]
@@ -63,6 +74,7 @@ class Dataset:
     sources: tuple[Source, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()  # lines for the console
+    rendering: Rendering = Rendering()
 
     def batch_size(self, item: Item) -> int:
         return self.groups[item.source.dataset].batch_size

@@ -1,4 +1,4 @@
-"""Reads image files: sizes from headers, pixels as RGB, resized and cropped."""
+"""Opens image files: sizes from headers, and a name for everything that can be wrong with a file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from trainer.data.buckets import Size
 from trainer.errors import UserError
@@ -23,10 +19,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl", ".gif")
 # Formats that people have beside these and that train nothing: to be named.
 UNREAD = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 ORIENTATION = 0x0112  # the EXIF tag
-SHOWN = 5  # how many names a message lists
 SIDEWAYS = (5, 6, 7, 8)  # its values that exchange width and height
-
-Pixels = NDArray[np.uint8]  # (H, W, 3)
+SHOWN = 5  # how many names a message lists
+TAIL = 65_536  # bytes at the end of a file in which its end mark must be: some tools append metadata
 
 # A truncated image is an error, whatever another library set before.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -55,15 +50,18 @@ def listed(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def opened(path: str) -> Iterator[Image.Image]:
     """The file as a Pillow image, with everything that can go wrong inside turned into BrokenImageError."""
     try:
-        if Path(path).stat().st_size == 0:
+        status = Path(path).stat()
+        if not os.path.isfile(path):  # noqa: PTH113  (a second stat, but only strings are kept of 100,000 images)
+            raise BrokenImageError(path, "is not a file")
+        if status.st_size == 0:
             raise BrokenImageError(path, "the file is empty (0 bytes)")
         with Image.open(path) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise BrokenImageError(path, "not an image, or of a format that Pillow does not know") from error
+        raise BrokenImageError(path, _unknown(path)) from error
     except Image.DecompressionBombError as error:
         raise BrokenImageError(path, f"too many pixels to be safe ({error})") from error
     except OSError as error:
@@ -73,84 +71,58 @@ def _opened(path: str) -> Iterator[Image.Image]:
         raise BrokenImageError(path, f"damaged: {error}") from error
 
 
+def _unknown(path: str) -> str:
+    if path.lower().endswith(".jxl") and ".jxl" not in Image.registered_extensions():
+        return "JPEG XL needs a plugin that is not installed: pip install pillow-jxl-plugin"
+    return "not an image, or of a format that Pillow does not know"
+
+
 def size_of(path: str) -> Size:
     """(width, height) as the image will be seen, from the header only.
 
     Raises BrokenImageError, also for a truncated file where the format tells it without decoding (JPEG, PNG, WebP).
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         if min(width, height) < 1:
             raise BrokenImageError(path, f"has no pixels ({width} x {height})")
-        turned = _orientation(image) in SIDEWAYS
-        kind = image.format
-    with Path(path).open("rb") as file:
-        if not _complete(file, kind):
-            raise BrokenImageError(path, f"truncated: the end of the {kind} data is missing")
-    return (height, width) if turned else (width, height)
+        with Path(path).open("rb") as file:
+            if not _complete(file, image.format):
+                raise BrokenImageError(path, f"truncated: the end of the {image.format} data is missing")
+        return (height, width) if orientation(image, path) in SIDEWAYS else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode the whole picture to look for a late EXIF chunk.
-        return 1
-    return int(image.getexif().get(ORIENTATION, 1))
+def orientation(image: Image.Image, path: str) -> int:
+    """The EXIF orientation, 1 to 8, without decoding the picture."""
+    if image.format != "PNG" or "exif" in image.info:
+        exif = image.getexif()
+    else:
+        # Pillow would decode the whole picture to look for a chunk behind it.
+        with Path(path).open("rb") as file:
+            exif = Image.Exif()
+            exif.load(_png_chunk(file, b"eXIf"))
+    found = exif.get(ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _png_chunk(file: BinaryIO, wanted: bytes) -> bytes:
+    """The data of the first chunk of a type, or nothing. A chunk is length, type, data, checksum (PNG 1.2, 3.2)."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == wanted:
+            return file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
+    return b""
 
 
 def _complete(file: BinaryIO, kind: str | None) -> bool:
     """Whether the file's end is there, as far as the format tells it cheaply."""
     length = file.seek(0, os.SEEK_END)
-    if kind in ("JPEG", "MPO"):
-        # Cameras and tools append padding or metadata after the end marker: look a little further back.
-        file.seek(max(0, length - 65_536))
-        return b"\xff\xd9" in file.read()
-    if kind == "PNG":
-        file.seek(max(0, length - 65_536))
-        return b"IEND" in file.read()
+    if kind in ("JPEG", "MPO", "PNG"):
+        file.seek(max(0, length - TAIL))
+        return (b"IEND" if kind == "PNG" else b"\xff\xd9") in file.read()
     if kind == "WEBP":
         file.seek(4)
-        declared = int.from_bytes(file.read(4), "little")
-        return length >= declared + 8
+        return length >= int.from_bytes(file.read(4), "little") + 8
     return True
-
-
-def load(path: str, *, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The picture as RGB, turned as its EXIF says, transparency laid over `background`. Raises BrokenImageError."""
-    with _opened(path) as image:
-        image.load()
-        return _to_rgb(_upright(image), background)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
-
-
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, (*background, 255))
-        return Image.alpha_composite(paper, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def resize_and_crop(image: Image.Image, resized: Size, corner: tuple[int, int], target: Size) -> Pixels:
-    """Resizes to `resized` and cuts out `target` at `corner`: area averaging when both sides shrink, else Lanczos.
-
-    Only what remains is computed, so that a 1 x 10,000 picture costs no more than any other.
-    """
-    shrinks = image.width >= resized[0] and image.height >= resized[1]
-    filter = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
-    across, down = image.width / resized[0], image.height / resized[1]
-    left, top = corner[0] * across, corner[1] * down
-    box = (left, top, min(left + target[0] * across, image.width), min(top + target[1] * down, image.height))
-    return np.asarray(image.resize(target, filter, box=box))
-
-
-def to_tensor(pixels: Pixels) -> Tensor:
-    """(H, W, 3) bytes -> (3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()

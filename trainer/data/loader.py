@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import torch
+from torch import Tensor
 
 from trainer import randomness
 from trainer.batch import Batch, Geometry
-from trainer.data import caption_pipeline
-from trainer.data.cache import Latents, TextCache, pixels_of
+from trainer.data import caption_pipeline, encode, views
+from trainer.data.cache import Latents, TextCache
 from trainer.data.caption_pipeline import Moment
 from trainer.data.dataset import Dataset, Item
+from trainer.data.encode import Variant
 from trainer.data.images import printable
 from trainer.data.plan import Entry, Plan
+from trainer.data.render import render
 
 
 class Loader:
@@ -43,24 +47,26 @@ class Loader:
         self._steps = steps
 
     def batch(self, index: int) -> Batch:
-        """Micro-batch `index` of the endless stream, on the CPU. Raises BrokenImageError when a file cannot be read."""
+        """Micro-batch `index` of the endless stream, on the CPU. Raises UserError when a file cannot be read."""
         planned = self.plan.batch(index)
         items = [self.dataset.items[entry.item] for entry in planned.entries]
+        samples = [_Sample(self._seed, planned.epoch, entry) for entry in planned.entries]
         moment = Moment(planned.epoch, index // self._batches_per_step, self._steps)
-        captions = tuple(self._caption(entry, moment) for entry in planned.entries)
-        latents = pixels = None
-        if self._latents is None:
-            pixels = torch.stack([pixels_of(item) for item in items])  # (B, 3, H, W)
-        else:
-            latents = torch.stack([self._latents.latents(entry.item) for entry in planned.entries])  # (B, C, h, w)
+        captions = tuple(
+            caption_pipeline.final_caption(item.captions, item.source.options, sample.streams("caption"), moment)
+            for item, sample in zip(items, samples, strict=True)
+        )
+        chosen = [views.choose(item, sample.streams("view")) for item, sample in zip(items, samples, strict=True)]
+        latents, pixels, masks = self._pictures(items, samples, chosen)
         return Batch(
             names=tuple(printable(item.path) for item in items),
             captions=captions,
-            geometry=geometry(items),
+            geometry=geometry(items, [view.mirrored for view in chosen]),
             weights=torch.tensor([item.weight for item in items], dtype=torch.float32),
             latents=latents,
             pixels=pixels,
             text=None if self._texts is None else self._texts.states(captions),
+            mask=_masks(items, masks, self.dataset.rendering.cell),
         )
 
     def possible_captions(self) -> set[str]:
@@ -70,20 +76,59 @@ class Loader:
             found |= caption_pipeline.possible(item.captions, item.source.options)
         return found
 
-    def _caption(self, entry: Entry, moment: Moment) -> str:
-        item = self.dataset.items[entry.item]
+    def _pictures(
+        self, items: list[Item], samples: list[_Sample], chosen: list[views.View]
+    ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+        """Latents (B, C, h, w) or pixels (B, 3, H, W), and the masks (h, w) uint8 where there are any."""
+        if self._latents is not None:
+            variants = [Variant(s.entry.item, view.mirrored) for s, view in zip(samples, chosen, strict=True)]
+            stored = [self._latents.read(variant) for variant in variants]
+            drawn = [encode.draw(s, sample.generator("posterior")) for s, sample in zip(stored, samples, strict=True)]
+            return torch.stack(drawn), None, [one.mask for one in stored]
+        shown = [render(item, view, self.dataset.rendering) for item, view in zip(items, chosen, strict=True)]
+        masks = [None if one.mask is None else torch.from_numpy(one.mask.copy()) for one in shown]
+        return None, torch.stack([one.tensor() for one in shown]), masks
 
-        def streams(purpose: str) -> Random:
-            return randomness.python_random(self._seed, f"caption {purpose}", moment.epoch, entry.item, entry.repeat)
 
-        return caption_pipeline.final_caption(item.captions, item.source.options, streams, moment)
+class _Sample:
+    """One presentation, with the random streams that are its own."""
+
+    def __init__(self, seed: int, epoch: int, entry: Entry) -> None:
+        self.entry = entry
+        self._key = (epoch, entry.item, entry.repeat)
+        self._seed = seed
+
+    def streams(self, kind: str) -> caption_pipeline.Streams:
+        def stream(purpose: str) -> Random:
+            return randomness.python_random(self._seed, f"{kind} {purpose}", *self._key)
+
+        return stream
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return randomness.generator(self._seed, purpose, *self._key)
 
 
-def geometry(items: list[Item]) -> Geometry:
+def geometry(items: Sequence[Item], mirrored: Sequence[bool]) -> Geometry:
     """What SDXL is told about sizes and crops, (B, 2) each, as (height, width) and (top, left)."""
-    ltrb = [item.crop_ltrb for item in items]
+    corners = []
+    for item, turned in zip(items, mirrored, strict=True):
+        left, top, right, _ = item.crop_ltrb
+        corners.append((int(top), int(item.target[0] - right if turned else left)))
     return Geometry(
         original=torch.tensor([(item.original[1], item.original[0]) for item in items]),
-        crop=torch.tensor([(int(top), int(left)) for left, top, _, _ in ltrb]),
+        crop=torch.tensor(corners),
         target=torch.tensor([(item.target[1], item.target[0]) for item in items]),
     )
+
+
+def _masks(items: list[Item], masks: list[Tensor | None], cell: int) -> Tensor | None:
+    """(B, 1, h, w) float32: 1 inside, `mask_outside` outside, 1 everywhere for images that have none."""
+    if all(mask is None for mask in masks):
+        return None
+    width, height = items[0].target
+    rows = []
+    for item, mask in zip(items, masks, strict=True):
+        outside = item.source.options.mask_outside
+        inside = torch.ones(height // cell, width // cell) if mask is None else mask.float() / 255
+        rows.append(outside + (1 - outside) * inside)
+    return torch.stack(rows).unsqueeze(1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from trainer.config import DatasetOptions
 from trainer.data import buckets
 from trainer.data.buckets import Fit, Size
+from trainer.errors import UserError
 
 
 def problems(where: str, options: DatasetOptions, multiple: int) -> list[str]:
@@ -49,12 +50,23 @@ def _bucket_problems(where: str, options: DatasetOptions, multiple: int) -> list
 
 
 def fitter(options: DatasetOptions) -> Callable[[Size], Fit]:
-    """What turns the size of an image into its fit, for one dataset."""
+    """What turns the size of an image into its fit, for one dataset. It raises UserError for one that cannot train."""
     width, height = resolution_of(options)
     if not options.enable_bucket:
         return lambda size: buckets.fit(size, (width, height))
+    if options.bucket_no_upscale:
+        return lambda size: _shrunk(size, width * height, options.bucket_reso_steps)
     sizes = buckets.resolutions(width * height, *limits(options), options.bucket_reso_steps)
     return lambda size: buckets.fit(size, buckets.choose(size, sizes))
+
+
+def _shrunk(size: Size, area: int, step: int) -> Fit:
+    fit = buckets.shrink_only(size, area, step)
+    if not min(fit.target):
+        raise UserError(
+            f"is {size[0]} x {size[1]}; with bucket_no_upscale no side may end up below bucket_reso_steps = {step}"
+        )
+    return fit
 
 
 def resolution_of(options: DatasetOptions) -> Size:

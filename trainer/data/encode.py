@@ -1,0 +1,118 @@
+"""Turns images into latents, in batches of one size, with decoding running ahead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer import randomness
+from trainer.data import views
+from trainer.data.ahead import in_order
+from trainer.data.buckets import Size
+from trainer.data.dataset import Dataset
+from trainer.data.images import printable
+from trainer.data.render import Rendered, render
+from trainer.errors import UserError
+
+# (B, 3, H, W) in [-1, 1] -> the posterior's mean, (B, C, h, w), times the VAE scale; or its mean and deviation.
+Encode = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+Sampling = Literal["mean", "once", "fresh"]
+Progress = Callable[[int, int], None]  # (done, total)
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Variant:
+    """One thing to encode: an image, or its mirror image."""
+
+    item: int
+    mirrored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a cache holds of a variant, on the CPU."""
+
+    mean: Tensor  # (C, h, w) float32, times the VAE scale
+    std: Tensor | None = None  # (C, h, w) float32: each use draws mean + std * noise
+    mask: Tensor | None = None  # (h, w) uint8, 255 = inside
+
+
+def variants(dataset: Dataset) -> list[Variant]:
+    """Everything of a dataset that can be shown, as far as it can be encoded ahead."""
+    sides = {True: (False, True), False: (False,)}
+    return [
+        Variant(index, mirrored)
+        for index, item in enumerate(dataset.items)
+        for mirrored in sides[item.source.options.flip_aug]
+    ]
+
+
+def batches_of_one_size(dataset: Dataset, wanted: Sequence[Variant], batch_size: int) -> list[list[Variant]]:
+    """The variants in batches that share a training size, in the order they come."""
+    by_size: dict[Size, list[Variant]] = {}
+    for variant in wanted:
+        by_size.setdefault(dataset.items[variant.item].target, []).append(variant)
+    return [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
+
+
+def encoded(
+    dataset: Dataset, batches: Sequence[Sequence[Variant]], encode: Encode, *, workers: int = WORKERS
+) -> Iterator[tuple[Variant, Stored]]:
+    """Encodes batches of one size each, in their order.
+
+    Raises UserError naming the file that cannot be read, or of which the VAE makes NaN.
+    """
+
+    def rendered(variant: Variant) -> Rendered:
+        item = dataset.items[variant.item]
+        return render(item, views.plain(item, mirrored=variant.mirrored), dataset.rendering)
+
+    flat = [variant for batch in batches for variant in batch]
+    longest = max(map(len, batches), default=1)
+    pictures = in_order(rendered, flat, workers=workers, window=workers + 2 * longest)
+    for batch in batches:
+        drawn = [next(pictures) for _ in batch]
+        output = encode(torch.stack([picture.tensor() for picture in drawn]))  # (B, 3, H, W)
+        mean, std = output if isinstance(output, tuple) else (output, None)
+        means = mean.detach().float().cpu()  # (B, C, h, w)
+        stds = None if std is None else std.detach().float().cpu()
+        for row, (variant, picture) in enumerate(zip(batch, drawn, strict=True)):
+            # Cloned: a row of a larger tensor would keep all of it alive.
+            stored = Stored(
+                means[row].clone(),
+                None if stds is None else stds[row].clone(),
+                None if picture.mask is None else torch.from_numpy(picture.mask.copy()),
+            )
+            check_finite(stored, dataset.items[variant.item].path)
+            yield variant, stored
+
+
+def reduced(stored: Stored, sampling: Sampling, key: str) -> Stored:
+    """What is kept of a posterior: its mean; or one sample, the same for the same `key`; or all of it."""
+    if sampling == "fresh" or stored.std is None:
+        return stored
+    if sampling == "mean":
+        return Stored(stored.mean, None, stored.mask)
+    return Stored(draw(stored, randomness.generator(0, f"posterior of {key}")), None, stored.mask)
+
+
+def draw(stored: Stored, stream: torch.Generator) -> Tensor:
+    """(C, h, w): a posterior sample, or the mean where there is no deviation."""
+    if stored.std is None:
+        return stored.mean
+    return stored.mean + stored.std * torch.randn(stored.mean.shape, generator=stream)
+
+
+def check_finite(stored: Stored, path: str) -> None:
+    parts = (stored.mean,) if stored.std is None else (stored.mean, stored.std)
+    if not all(torch.isfinite(part).all() for part in parts):
+        raise UserError(
+            f"{printable(path)}: the VAE made NaN or infinity of this image. "
+            "Is the VAE run in float16? SDXL's needs float32 or bfloat16; else the VAE file is damaged."
+        )
