@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,11 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises UserError when the file is missing, truncated or no safetensors file."""
+    """Names and shapes of a weight file. Raises UserError when it is missing, damaged or of another kind."""
+    if is_pickle(path):
+        tensors = _read_pickle(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return Header(shapes, {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}, {})
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         return Header(
@@ -39,17 +44,17 @@ def read_header(path: Path) -> Header:
         )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file on the CPU, in memory of their own. Raises UserError.
+def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of a weight file whose names are wanted, on the CPU, in memory of their own. Raises UserError.
 
     Pickles are read by torch's restricted reader, which builds tensors and plain containers and runs nothing;
     one that asks for more is refused.
     """
-    if path.suffix in PICKLE_SUFFIXES and _is_pickle(path):
-        return _read_pickle(path)
+    if is_pickle(path):
+        return {name: tensor.clone() for name, tensor in _read_pickle(path).items() if wanted(name)}
     with _opened(path) as file:
         # Cloned: safetensors maps the file, and a file that is overwritten in place would change the weights.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: file.get_tensor(name).clone() for name in file.keys() if wanted(name)}  # noqa: SIM118 (no mapping)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,8 +84,10 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether the file starts like torch.save's output: a zip archive, or a bare pickle."""
+def is_pickle(path: Path) -> bool:
+    """Whether a file with a pickle's name starts like torch.save's output: a zip archive, or a bare pickle."""
+    if path.suffix not in PICKLE_SUFFIXES:
+        return False
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     with path.open("rb") as file:
@@ -89,7 +96,7 @@ def _is_pickle(path: Path) -> bool:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from plugins.models import _modules
 from plugins.models._modules import Network
@@ -17,11 +17,16 @@ _PREFIX = "text_model."
 _CONTAINERS = ("CLIPAttention", "CLIPMLP")
 
 
-def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str) -> Network:
-    """The encoder with its weights, or new ones from torch's random state for `state` None. Raises UserError."""
-    text = _modules.build(lambda: CLIPTextModel(CLIPTextConfig(**config)), where, empty=state is not None)
+def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str, *, projection: bool) -> Network:
+    """The encoder with its weights, or new ones from torch's random state for `state` None. Raises UserError.
+
+    projection: with a text projection behind it, whose pooled output SDXL uses.
+    """
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    text = _modules.build(lambda: kind(CLIPTextConfig(**config)), where, empty=state is not None)
     if state is not None:
-        _modules.fill(text, flat_names(state), where)
+        flat = flat_names(state)
+        _modules.fill(text, prefixed_names(flat) if projection else flat, where)
         number_positions(text)
     return _modules.freeze(text)
 

@@ -32,6 +32,17 @@ class DiffusersFolder:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return read_json(self.path / part / name)
 
+    def has(self, part: str) -> bool:
+        return (self.path / part).is_dir()
+
+    def where(self, part: str) -> str:
+        """The part, for messages."""
+        return str(self.path / part)
+
+    def tokenizer(self, part: str) -> Path:
+        """Where the tokenizer is, if there is one: "tokenizer" or "tokenizer_2"."""
+        return self.path / part
+
     def weights(self, part: str) -> dict[str, Tensor]:
         """All weights of a part, in the precision of the files. Raises UserError when there are none."""
         stem = TRANSFORMERS_STEM if part.startswith("text_encoder") else DIFFUSERS_STEM

@@ -1,16 +1,21 @@
-"""What Stable Diffusion's families share: a UNet over the latents of an image autoencoder."""
+"""What Stable Diffusion's families share: CLIP text encoders and a UNet over the latents of an image autoencoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from plugins.models import _modules, _noise_schedule, _vae
+from plugins.models import _clip, _diffusers_folder, _modules, _noise_schedule, _single_file, _tokenizer, _unet, _vae
 from plugins.models._modules import Network
+from plugins.models._single_file import Layout, SingleFile
+from plugins.models._source import Source
+from plugins.models._text import TextSettings
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,17 +31,38 @@ class NoiseSchedule:
         return cls(config, objective, _noise_schedule.alphas_cumprod(config, where))
 
 
-class LatentDiffusion:
-    """The half of `Family` that concerns pictures: parts, placement, latents."""
+@dataclass(frozen=True)
+class Components:
+    """The finished pieces of a model. Text encoders are in the order in which their states are joined."""
 
-    def __init__(self, unet: Network, vae: Network, schedule: NoiseSchedule) -> None:
-        self.unet = unet
-        self.vae = vae
-        self.schedule = schedule
-        self.prediction = schedule.prediction
-        self.alphas_cumprod = schedule.alphas_cumprod
-        self.latent_factor = _vae.factor(vae)
-        self.parts: dict[str, nn.Module] = {"unet": unet}
+    unet: Network
+    vae: Network
+    text_encoders: Mapping[str, Network]  # "text_encoder", "text_encoder_2"
+    tokenizers: Mapping[str, Any]  # "tokenizer", "tokenizer_2"
+    schedule: NoiseSchedule
+    layout: Layout
+    sources: Mapping[str, Source] = field(default_factory=dict)  # part -> where its weights are from
+    notes: tuple[str, ...] = ()  # what was assumed because the files don't tell
+
+
+class LatentDiffusion:
+    """`Family` but for the text: parts, placement, latents, naming, files."""
+
+    name: ClassVar[str]
+    pipeline_class: ClassVar[Any]
+    pipeline_extras: ClassVar[Mapping[str, Any]]  # further arguments of the pipeline and keys of model_index.json
+
+    def __init__(self, components: Components, text: TextSettings | None = None) -> None:
+        self.components = components
+        self.text_settings = text or TextSettings()
+        self.unet = components.unet
+        self.vae = components.vae
+        self.prediction = components.schedule.prediction
+        self.alphas_cumprod = components.schedule.alphas_cumprod
+        self.latent_factor = _vae.factor(components.vae)
+        self.notes = components.notes
+        self.text_parts = tuple(components.text_encoders)
+        self.parts: dict[str, nn.Module] = {"unet": components.unet, **components.text_encoders}
 
     def to(self, device: torch.device | str, frozen_dtype: torch.dtype) -> None:
         """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
@@ -51,6 +77,95 @@ class LatentDiffusion:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w), times the VAE scale -> (B, 3, H, W), about [-1, 1], float32."""
         return _vae.decode(self.vae, latents)
+
+    def adapter_targets(self, part: str, *, conv: bool) -> list[str]:
+        """kohya's selection of modules of a part; `conv` adds the UNet's ResNets and samplers (LoCon)."""
+        if part == "unet":
+            return _unet.adapter_targets(self.unet, conv=conv)
+        return _clip.adapter_targets(self.parts[part])
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over the live modules. In mixed precision ask for `output_type="latent"` under autocast
+        and decode with `decode_latents`, which keeps the VAE in float32."""
+        c = self.components
+        return self.pipeline_class(
+            vae=c.vae, unet=c.unet, **c.text_encoders, **c.tokenizers, scheduler=self._sampler(), **self.pipeline_extras
+        )
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        """Writes a complete diffusers folder with weights as `dtype`; adapters that are not merged are left out."""
+        c = self.components
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, network in (("unet", c.unet), ("vae", c.vae)):
+            config = _diffusers_folder.config_of(network)
+            _diffusers_folder.write_part(
+                folder / part, _diffusers_folder.DIFFUSERS_STEM, config, self._weights(part, dtype)
+            )
+        for part, encoder in c.text_encoders.items():
+            config = _clip.config_of(encoder, dtype)
+            weights = _clip.prefixed_names(self._weights(part, dtype))
+            _diffusers_folder.write_part(folder / part, _diffusers_folder.TRANSFORMERS_STEM, config, weights)
+        for part, tokenizer in c.tokenizers.items():
+            _tokenizer.save(tokenizer, folder / part)
+        self._sampler().save_pretrained(folder / "scheduler")
+        _diffusers_folder.write_json(folder / "model_index.json", self._index())
+
+    def save_file(self, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
+        """Writes one file in the original layout; adapters that are not merged are left out.
+
+        What trained is stored as `dtype`. Where the base is such a file too, every other tensor of it is copied bit for
+        bit, so that the set of names stays the same.
+        """
+        source = self.components.sources.get("unet")
+        original = source if isinstance(source, SingleFile) and source.path.is_file() else None
+        layout = original.layout if original else self.components.layout
+        live: dict[str, Tensor] = (
+            {} if original else _single_file.marks(self.components.schedule.config, self.prediction)
+        )
+        for part, network in {"unet": self.unet, "vae": self.vae, **self.components.text_encoders}.items():
+            config = {} if part in layout.text else dict(network.config)
+            live |= _single_file.to_original(
+                _modules.base_weights(network), part, config, layout, complete=original is None
+            )
+        _single_file.write(path, _single_file.assemble(live, original, dtype), metadata)
+
+    def _weights(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """A part's weights as `dtype`. What did not train is read anew when it is held in a lower precision than the
+        base's: storing it must not cost precision."""
+        network = {"unet": self.unet, "vae": self.vae, **self.components.text_encoders}[part]
+        live = _modules.base_weights(network)
+        source = self.components.sources.get(part)
+        rounded = any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in live.values())
+        if source is not None and rounded:
+            live = _modules.exact(live, self._read_anew(source, part))
+        return {name: tensor.to(dtype) for name, tensor in live.items()}
+
+    @staticmethod
+    def _read_anew(source: Source, part: str) -> dict[str, Tensor]:
+        try:
+            weights = source.weights(part)
+        except UserError:  # the base was moved since: what is in memory is all there is
+            return {}
+        if part == "vae":
+            return _vae.modern_names(weights)
+        return weights if part == "unet" else _clip.flat_names(weights)
+
+    def _sampler(self) -> Any:
+        return _noise_schedule.sampler(self.components.schedule.config, self.prediction)
+
+    def _index(self) -> dict[str, Any]:
+        """model_index.json, in the words of a diffusers that transformers 4 goes with."""
+        c = self.components
+        return {
+            "_class_name": self.pipeline_class.__name__,
+            "_diffusers_version": "0.20.0",
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            **{part: ["transformers", type(encoder).__name__] for part, encoder in c.text_encoders.items()},
+            **{part: ["transformers", _tokenizer.class_name(t)] for part, t in c.tokenizers.items()},
+            **{key: [None, None] if value is None else value for key, value in self.pipeline_extras.items()},
+        }
 
     @property
     def _unet_dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ from trainer.errors import UserError
 Module = TypeVar("Module", bound=nn.Module)
 Network: TypeAlias = Any  # a live module of diffusers or transformers, whose annotations know neither config nor dtype
 
+ADAPTER_PREFIXES = ("lora_", "hada_", "lokr_")  # of the names that peft gives to adapters inside a layer
 _BAD_CONFIG = (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)
 
 
@@ -68,10 +69,28 @@ def move(module: nn.Module, device: torch.device | str, frozen_dtype: torch.dtyp
     module.to(device)
 
 
-def base_weights(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The module's own weights on the CPU as `dtype`, under their plain names; adapters are left out."""
+def base_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The module's own weights on the CPU under their plain names, in the precision in which they are held.
+
+    Adapters are left out.
+    """
     return {
-        name.replace(".base_layer.", "."): tensor.detach().to("cpu", dtype).contiguous()
+        name.replace(".base_layer.", "."): tensor.detach().to("cpu").contiguous()
         for name, tensor in module.state_dict().items()
-        if ".lora_" not in name
+        if not any(part.startswith(ADAPTER_PREFIXES) for part in name.split("."))
     }
+
+
+def exact(live: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`live`, but with the stored tensor wherever the live one is only its rounding.
+
+    Names of `live` may have a leading "text_model." that those of `stored` lack.
+    """
+
+    def choose(name: str, tensor: Tensor) -> Tensor:
+        original = stored.get(name.removeprefix("text_model."))
+        if original is None or original.shape != tensor.shape:
+            return tensor
+        return original if torch.equal(original.to(tensor.dtype), tensor) else tensor
+
+    return {name: choose(name, tensor) for name, tensor in live.items()}

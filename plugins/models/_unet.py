@@ -31,7 +31,7 @@ def layers_within(module: nn.Module, containers: tuple[str, ...]) -> list[str]:
     for name, child in module.named_modules():
         plain = getattr(child, "base_layer", child)
         inside = any(name.startswith(f"{root}.") for root in roots)
-        inner = any(p == "base_layer" or p.startswith("lora_") for p in name.split("."))
+        inner = any(p == "base_layer" or p.startswith(_modules.ADAPTER_PREFIXES) for p in name.split("."))
         if inside and not inner and isinstance(plain, (nn.Linear, nn.Conv2d)):
             names.append(name)
     return names

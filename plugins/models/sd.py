@@ -1,192 +1,167 @@
-"""Stable Diffusion 1.x: one CLIP text encoder, a UNet on 4 latent channels."""
+"""Stable Diffusion 1.x and 2.x: one text encoder, a UNet on 4 latent channels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from plugins.models import _clip, _diffusers_folder, _modules, _noise_schedule, _tokenizer, _unet, _vae
-from plugins.models._latent_diffusion import LatentDiffusion, NoiseSchedule
-from plugins.models._modules import Network
+from plugins.models import _clip, _loading, _text, _unet
+from plugins.models._identify import identify
+from plugins.models._latent_diffusion import Components, LatentDiffusion, NoiseSchedule
+from plugins.models._single_file import Layout
+from plugins.models._text import TextSettings
 from trainer.batch import Geometry, TextStates
-from trainer.errors import UserError
 
-_SD2_TEXT_WIDTH = 1024
+_UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+LAYOUTS = {
+    "sd1": Layout(
+        prefixes={"unet": _UNET, "vae": _VAE, "text_encoder": "cond_stage_model.transformer.text_model."},
+        text={"text_encoder": "clip"},
+        head_width=None,
+        vae_scale=0.18215,
+        prediction="epsilon",
+    ),
+    "sd2": Layout(
+        prefixes={"unet": _UNET, "vae": _VAE, "text_encoder": "cond_stage_model.model."},
+        text={"text_encoder": "open_clip_without_last"},
+        head_width=64,
+        vae_scale=0.18215,
+        prediction=None,  # the 512 pixel base predicts epsilon, the 768 pixel one v, and their files look the same
+    ),
+}
+_ARCHITECTURES = {
+    "sd_v1": "stable-diffusion-v1",
+    "sd_v1_v": "stable-diffusion-v1",
+    "sd_v2": "stable-diffusion-v2-512",
+    "sd_v2_v": "stable-diffusion-v2-768-v",
+}
 
 
 class StableDiffusion(LatentDiffusion):
-    """SD 1.x of any size; the constructor takes finished parts, `load` finds them."""
+    """SD 1.x and 2.x of any size; `load` finds the parts."""
 
     name = "sd"
-    text_parts = ("text_encoder",)
+    pipeline_class = StableDiffusionPipeline
+    pipeline_extras: ClassVar[dict[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
 
-    def __init__(
-        self,
-        unet: Network,
-        vae: Network,
-        text_encoder: Network,
-        tokenizer: Any,
-        schedule: NoiseSchedule,
-    ) -> None:
-        super().__init__(unet, vae, schedule)
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.parts["text_encoder"] = text_encoder
+    def __init__(self, components: Components, text: TextSettings | None = None) -> None:
+        super().__init__(components, text)
+        self.text_encoder = components.text_encoders["text_encoder"]
+        self.tokenizer = components.tokenizers["tokenizer"]
+        _text.check_skip(self.text_settings.clip_skip, self.text_encoder, "model.clip_skip")
 
     @property
     def base_version(self) -> str:
         """kohya's ss_base_model_version: sd_v1 or sd_v2, "_v" appended for v-prediction."""
-        version = "sd_v2" if self.unet.config.cross_attention_dim == _SD2_TEXT_WIDTH else "sd_v1"
+        version = "sd_v2" if _is_v2(self.text_encoder, self.unet.config) else "sd_v1"
         return version + ("_v" if self.prediction == "velocity" else "")
 
     @property
     def architecture(self) -> str:
         """Stability's modelspec.architecture."""
-        return _ARCHITECTURES.get(self.base_version, "stable-diffusion-v1")
+        return _ARCHITECTURES[self.base_version]
 
     @classmethod
     def recognises(cls, base: str) -> str | None:
-        """Claims diffusers folders with one text encoder and a UNet."""
-        folder = _diffusers_folder.find(base)
-        if folder is None:
-            return None
-        parts = folder.index()
-        if "unet" in parts and "text_encoder" in parts and "text_encoder_2" not in parts:
-            return "a diffusers folder with a UNet and one text encoder"
-        return None
+        """Claims diffusers folders and original checkpoints with one text encoder and a text-to-image UNet."""
+        identity = identify(base)
+        return identity.what if identity is not None and identity.family == cls.name else None
+
+    @classmethod
+    def describes(cls, base: str) -> str | None:
+        """What the base is, also when no family trains it; None when it is nothing known."""
+        identity = identify(base)
+        return None if identity is None else identity.what
 
     @classmethod
     def load(
-        cls, base: str, *, prediction: str = "auto", init: str = "pretrained", tokenizer: str = "", vae: str = ""
+        cls,
+        base: str,
+        *,
+        prediction: str = "auto",
+        init: str = "pretrained",
+        tokenizer: str = "",
+        vae: str = "",
+        text: TextSettings | None = None,
     ) -> StableDiffusion:
-        """Loads a diffusers folder on the CPU in float32, everything frozen and in eval mode. Raises UserError.
+        """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
         init "random" takes only the architecture: UNet and text encoder start anew from torch's random state, while the
-        VAE, the tokenizer and the noise schedule are the folder's.
+        VAE, the tokenizer and the noise schedule are the base's.
         """
-        folder = _diffusers_folder.find(base)
-        if folder is None:
-            raise UserError(f"{base}: no diffusers folder (there is no model_index.json in it)")
+        source = _loading.open_base(base, LAYOUTS)
         fresh = init == "random"
-        unet_state = None if fresh else folder.weights("unet")
-        text_state = None if fresh else folder.weights("text_encoder")
-        text_encoder = _clip.build(folder.config("text_encoder"), text_state, str(folder.path / "text_encoder"))
-        words = Path(tokenizer) if tokenizer else folder.path / "tokenizer"
-        loaded = _tokenizer.load(words)
-        _tokenizer.check(loaded, text_encoder.config.vocab_size, str(words))
-        unet = _unet.build(folder.config("unet"), unet_state, str(folder.path / "unet"))
-        _check_fit(unet, text_encoder, str(folder.path))
-        return cls(
+        encoder = _loading.text_encoder(source, "text_encoder", projection=False, fresh=fresh)
+        unet = _loading.unet(source, encoder.config.hidden_size, fresh=fresh)
+        second = _is_v2(encoder, unet.config)
+        layout = LAYOUTS["sd2" if second else "sd1"]
+        autoencoder, vae_source = _loading.vae(source, vae, layout)
+        words = _loading.tokenizer(source, "tokenizer", tokenizer, encoder, zero_padding=second)
+        schedule, notes = _schedule(source.config("scheduler"), prediction, unet, source.where("scheduler"))
+        components = Components(
             unet=unet,
-            vae=_load_vae(folder, vae),
-            text_encoder=text_encoder,
-            tokenizer=loaded,
-            schedule=NoiseSchedule.read(folder.config("scheduler"), prediction, str(folder.path / "scheduler")),
+            vae=autoencoder,
+            text_encoders={"text_encoder": encoder},
+            tokenizers={"tokenizer": words},
+            schedule=schedule,
+            layout=layout,
+            sources={"vae": vae_source} | ({} if fresh else {"unet": source, "text_encoder": source}),
+            notes=notes,
         )
+        return cls(components, text)
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
-        """The last hidden state after the final layer norm: hidden (B, T, E) float32, nothing pooled."""
+        """The chosen layer's states after the final layer norm: hidden (B, T, E) float32, nothing pooled."""
         positions = self.text_encoder.config.max_position_embeddings
-        ids = _tokenizer.ids(self.tokenizer, captions, positions)
-        return TextStates(self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state.float())
+        chunked = _text.ids(self.tokenizer, captions, positions, self.text_settings.chunks)
+        layer = max(1, self.text_settings.clip_skip)
+        return TextStates(_text.encode(self.text_encoder, chunked, layer_from_end=layer, final_norm=True).hidden)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, geometry: Geometry) -> Tensor:
         """The UNet's output, (B, C, h, w)."""
         dtype = self._unet_dtype
         return self.unet(noisy.to(dtype), timesteps, text.hidden.to(dtype)).sample
 
-    def adapter_targets(self, part: str, *, conv: bool) -> list[str]:
-        """kohya's selection of modules of a part; `conv` adds the UNet's ResNets and samplers (LoCon)."""
-        if part == "unet":
-            return _unet.adapter_targets(self.unet, conv=conv)
-        return _clip.adapter_targets(self.text_encoder)
-
     def adapter_key(self, part: str, module: str) -> str:
         """kohya's name of a module in a LoRA file."""
         return _unet.adapter_key(module) if part == "unet" else _clip.adapter_key("lora_te", module)
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """A pipeline over the live modules. In mixed precision ask for `output_type="latent"` under autocast and decode
-        with `decode_latents`, which keeps the VAE in float32."""
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self._sampler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        """Writes a complete diffusers folder with weights as `dtype`; adapters that are not merged are left out."""
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = _diffusers_folder.DIFFUSERS_STEM
-        _diffusers_folder.write_part(
-            folder / "unet", stem, _diffusers_folder.config_of(self.unet), _modules.base_weights(self.unet, dtype)
-        )
-        _diffusers_folder.write_part(
-            folder / "vae", stem, _diffusers_folder.config_of(self.vae), _modules.base_weights(self.vae, dtype)
-        )
-        _diffusers_folder.write_part(
-            folder / "text_encoder",
-            _diffusers_folder.TRANSFORMERS_STEM,
-            _clip.config_of(self.text_encoder, dtype),
-            _clip.prefixed_names(_modules.base_weights(self.text_encoder, dtype)),
-        )
-        _tokenizer.save(self.tokenizer, folder / "tokenizer")
-        self._sampler().save_pretrained(folder / "scheduler")
-        words = ["transformers", _tokenizer.class_name(self.tokenizer)]
-        _diffusers_folder.write_json(folder / "model_index.json", {**_INDEX, "tokenizer": words})
-
-    def _sampler(self) -> Any:
-        return _noise_schedule.sampler(self.schedule.config, self.prediction)
+def _is_v2(encoder: Any, unet: Any) -> bool:
+    """SD 2.x of any size: OpenCLIP's activation, and linear projections around the transformers."""
+    return bool(encoder.config.hidden_act == "gelu" and unet.use_linear_projection)
 
 
-_ARCHITECTURES = {"sd_v2": "stable-diffusion-v2-512", "sd_v2_v": "stable-diffusion-v2-768-v"}
-
-_INDEX: dict[str, Any] = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.20.0",
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+def _schedule(config: dict[str, Any], prediction: str, unet: Any, where: str) -> tuple[NoiseSchedule, tuple[str, ...]]:
+    """The schedule, and what was assumed: where nothing tells what the base predicts, the UNet is asked."""
+    if prediction != "auto" or config.get("prediction_type", "epsilon") is not None:
+        return NoiseSchedule.read(config, prediction, where), ()
+    found = "velocity" if predicts_velocity(unet) else "epsilon"
+    note = f"model.prediction: the file does not say what it predicts; its answer to pure noise says {found}"
+    return NoiseSchedule.read(config, found, where), (note,)
 
 
-def _load_vae(folder: _diffusers_folder.DiffusersFolder, other: str) -> Network:
-    """The folder's VAE, or the one in the diffusers folder (or its vae/) that `other` names."""
-    if not other:
-        return _vae.build(folder.config("vae"), folder.weights("vae"), str(folder.path / "vae"))
-    path = Path(other)
-    source = _diffusers_folder.DiffusersFolder(path if (path / "vae").is_dir() else path.parent)
-    part = "vae" if (path / "vae").is_dir() else path.name
-    return _vae.build(source.config(part), source.weights(part), other)
+@torch.no_grad()
+def predicts_velocity(unet: Any) -> bool:
+    """Whether a UNet predicts v, from what it returns for a constant latent of 0.5 at the noisiest timestep.
 
-
-def _check_fit(unet: Network, text_encoder: Network, where: str) -> None:
-    """Raises UserError when the UNet is not a text-to-image one or expects another text encoder."""
-    channels, out = unet.config.in_channels, unet.config.out_channels
-    if channels != out:
-        kind = "an inpainting or image-conditioned model" if channels > out else "an unknown kind of model"
-        raise UserError(
-            f"{where}: the UNet takes {channels} channels and returns {out}: {kind}, which cannot be trained"
-        )
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
-        raise UserError(
-            f"{where}: the UNet expects text states of width {unet.config.cross_attention_dim}, "
-            f"the text encoder makes {text_encoder.config.hidden_size}"
-        )
+    There an epsilon model takes its input for noise and returns it, a v model does not. The threshold of -1 for the
+    mean difference is that of A1111's web UI.
+    """
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    weight = next(unet.parameters())
+    latent = torch.full((1, channels, 8, 8), 0.5, dtype=weight.dtype, device=weight.device)
+    text = torch.zeros(1, 77, width, dtype=weight.dtype, device=weight.device)
+    answer = unet(latent, torch.tensor([999], device=weight.device), text).sample
+    return float((answer - latent).mean()) < -1
 
 
 PLUGIN = StableDiffusion

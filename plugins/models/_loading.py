@@ -1,0 +1,122 @@
+"""Opens a base and builds its networks and tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from plugins.models import _clip, _tokenizer, _unet, _vae
+from plugins.models._diffusers_folder import DiffusersFolder, find
+from plugins.models._identify import identify
+from plugins.models._modules import Network
+from plugins.models._single_file import Layout, SingleFile
+from plugins.models._source import Source
+from trainer.errors import UserError
+
+
+def open_base(base: str, layouts: Mapping[str, Layout]) -> Source:
+    """The base as a source of configs and weights. Raises UserError when it is none of the family's `layouts`."""
+    path = Path(base)
+    if path.is_file():
+        identity = identify(base)
+        if identity is None or identity.layout not in layouts:
+            what = "a file of no known kind" if identity is None else identity.what
+            raise UserError(f"{base}: this is {what}, which this family cannot train")
+        return SingleFile(path, layouts[identity.layout])
+    folder = find(base)
+    if folder is None and path.is_dir():
+        raise UserError(f"{base}: no diffusers folder (there is no model_index.json in it)")
+    return folder or _from_hub(base)
+
+
+def text_encoder(source: Source, part: str, *, projection: bool, fresh: bool) -> Network:
+    state = None if fresh else source.weights(part)
+    return _clip.build(source.config(part), state, source.where(part), projection=projection)
+
+
+def unet(source: Source, text_width: int, *, fresh: bool) -> Network:
+    """The UNet. Raises UserError when it is not a text-to-image one or expects text states of another width."""
+    config, where = source.config("unet"), source.where("unet")
+    channels, out = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels != out:
+        raise UserError(f"{where}: the UNet takes {channels} channels and returns {out}: no plain text-to-image model")
+    if config.get("cross_attention_dim") != text_width:
+        raise UserError(
+            f"{where}: the UNet expects text states of width {config.get('cross_attention_dim')}, "
+            f"the text encoding has {text_width}"
+        )
+    return _unet.build(config, None if fresh else source.weights("unet"), where)
+
+
+def vae(source: Source, other: str, layout: Layout) -> tuple[Network, Source]:
+    """The VAE and where it is from: the base's, or the file or folder that `other` (model.vae) names."""
+    origin = source if not other else vae_source(other, layout)
+    if not origin.has("vae"):
+        raise UserError(f"{origin.path}: holds no VAE; set model.vae to a VAE's file or diffusers folder")
+    return _vae.build(origin.config("vae"), origin.weights("vae"), origin.where("vae")), origin
+
+
+def vae_source(other: str, layout: Layout) -> Source:
+    """A VAE of its own: a file in the original names (with or without a checkpoint's prefix), a diffusers folder, or
+    the vae folder of one. Raises UserError."""
+    path = Path(other)
+    if path.is_file():
+        return _VaeFile(path, layout)
+    if (path / "vae" / "config.json").is_file():
+        return DiffusersFolder(path)
+    if (path / "config.json").is_file():
+        return _VaeFolder(path)
+    raise UserError(f"model.vae: {other} is neither a file nor a folder with a VAE's config.json")
+
+
+def tokenizer(source: Source, part: str, asked: str, encoder: Network, *, zero_padding: bool) -> Any:
+    """The tokenizer of a text encoder. Raises UserError when there is none or it does not fit."""
+    found = _tokenizer.find(asked, part, source.tokenizer(part), zero_padding=zero_padding)
+    _tokenizer.check(found, encoder.config.vocab_size, asked or str(source.tokenizer(part)))
+    return found
+
+
+class _VaeFile(SingleFile):
+    """A file that may hold nothing but the VAE, then without the checkpoint's prefix."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        super().__init__(path, layout)
+        if not self.has("vae") and "encoder.conv_in.weight" in self.header.shapes:
+            self.layout = Layout({"vae": ""}, layout.text, layout.head_width, layout.vae_scale, layout.prediction)
+
+
+class _VaeFolder(DiffusersFolder):
+    """The vae folder of a diffusers folder, by itself."""
+
+    def has(self, part: str) -> bool:
+        return part == "vae"
+
+    def config(self, part: str) -> dict[str, Any]:
+        return DiffusersFolder(self.path.parent).config(self.path.name)
+
+    def weights(self, part: str) -> Any:
+        return DiffusersFolder(self.path.parent).weights(self.path.name)
+
+
+def _from_hub(base: str) -> DiffusersFolder:
+    """A hub id: from the cache when it is complete there, else downloaded (safetensors only where there are any)."""
+    for cached in (True, False):
+        try:
+            path = snapshot_download(
+                base,
+                local_files_only=cached,
+                allow_patterns=["*.json", "*/*.json", "*/*.txt", "*/*.safetensors"],
+                ignore_patterns=["*.fp16.*", "*.non_ema.*", "*ema_only*", "*onnx*", "safety_checker/*"],
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            continue
+        found = find(path)
+        if found is not None:
+            return found
+        reason = "the repository is no diffusers model"
+    raise UserError(f"{base}: no such file or folder, and it could not be had from the hub ({reason})")

@@ -1,0 +1,97 @@
+"""Captions to text states: chunks of 75 tokens and the choice of the layer that is used, as kohya does both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugins.models._modules import Network
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    clip_skip: int = 0  # 0 or 1 = the last layer, n = the n-th from the end (SD 1.x and 2.x)
+    chunks: int = 1  # of as many tokens as the tokenizer has positions, less two: 75, 150, 225 for CLIP
+
+
+@dataclass(frozen=True)
+class Encoded:
+    hidden: Tensor  # (B, T, E) float32
+    pooled: Tensor | None  # (B, P) float32, where the encoder has a projection
+
+
+def ids(tokenizer: Any, captions: Sequence[str], positions: int, chunks: int = 1) -> Tensor:
+    """(B, chunks, T) long, with T the smaller of the tokenizer's length and `positions`.
+
+    Longer captions are cut. With several chunks each has a begin mark, its share of the caption and a last token:
+    padding where the tokenizer pads with its end mark; otherwise (OpenCLIP) the end mark when the chunk is full, and
+    an empty chunk begins with the end mark.
+    """
+    length = min(int(tokenizer.model_max_length), positions)
+    share = length - 2
+    total = chunks * share + 2
+    encoded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=total, return_tensors="pt")
+    whole: Tensor = encoded.input_ids
+    if chunks == 1:
+        return whole[:, None, :]
+    first, last = whole[:, :1], whole[:, -1:]
+    parts = [torch.cat([first, whole[:, 1 + n * share : 1 + (n + 1) * share], last], dim=1) for n in range(chunks)]
+    split = torch.stack(parts, dim=1)  # (B, chunks, T)
+    return split if tokenizer.pad_token_id == tokenizer.eos_token_id else _end_marks(split, tokenizer)
+
+
+def _end_marks(split: Tensor, tokenizer: Any) -> Tensor:
+    """The end marks that chunks need when padding is another token. split: (B, chunks, T)."""
+    end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+    marked = split.clone()
+    full = (split[..., -2] != end) & (split[..., -2] != padding)
+    marked[..., -1] = torch.where(full, end, split[..., -1])
+    empty = split[..., 1] == padding
+    marked[..., 1] = torch.where(empty, end, split[..., 1])
+    return marked
+
+
+def encode(encoder: Network, chunked: Tensor, *, layer_from_end: int, final_norm: bool) -> Encoded:
+    """Encodes each chunk by itself and joins the states to begin + all shares + last.
+
+    chunked: (B, chunks, T) ids; layer_from_end: 1 = after the last layer, 2 = after the last but one, ...;
+    final_norm: apply the final layer norm to it. The pooled states are those of the first chunk.
+    """
+    count, chunks, length = chunked.shape
+    flat = chunked.reshape(count * chunks, length).to(encoder.device)
+    out = encoder(flat, output_hidden_states=layer_from_end > 1)
+    if layer_from_end == 1 and final_norm:
+        hidden = out.last_hidden_state
+    else:
+        hidden = out.hidden_states[-layer_from_end]
+        hidden = final_layer_norm(encoder)(hidden) if final_norm else hidden
+    pooled = getattr(out, "text_embeds", None)
+    first = None if pooled is None else pooled[::chunks].float()
+    return Encoded(join(hidden.float(), chunks), first)
+
+
+def join(hidden: Tensor, chunks: int) -> Tensor:
+    """(B * chunks, T, E) -> (B, chunks * (T - 2) + 2, E): begin of the first chunk, all shares, last of the last."""
+    if chunks == 1:
+        return hidden
+    apart = hidden.unflatten(0, (-1, chunks))  # (B, chunks, T, E)
+    shares = apart[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([apart[:, 0, :1], shares, apart[:, -1, -1:]], dim=1)
+
+
+def final_layer_norm(encoder: Network) -> Network:
+    """transformers 5 has it at the top, in encoders with a projection inside `text_model`."""
+    inner: Network = getattr(encoder, "text_model", encoder)
+    return inner.final_layer_norm
+
+
+def check_skip(clip_skip: int, encoder: Network, where: str) -> None:
+    """Raises UserError when there are fewer layers than are to be skipped."""
+    layers = encoder.config.num_hidden_layers
+    if clip_skip > layers:
+        raise UserError(f"{where}: clip_skip = {clip_skip}, but the text encoder has only {layers} layers")

@@ -1,0 +1,130 @@
+"""Stable Diffusion XL: two text encoders, pooled text and picture sizes as further conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from plugins.models import _clip, _loading, _text, _unet
+from plugins.models._identify import identify
+from plugins.models._latent_diffusion import Components, LatentDiffusion, NoiseSchedule
+from plugins.models._original_names import unet_names
+from plugins.models._single_file import Layout
+from plugins.models._text import TextSettings
+from trainer.batch import Geometry, TextStates
+
+LAYOUT = Layout(
+    prefixes={
+        "unet": "model.diffusion_model.",
+        "vae": "first_stage_model.",
+        "text_encoder": "conditioner.embedders.0.transformer.text_model.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    text={"text_encoder": "clip", "text_encoder_2": "open_clip"},
+    head_width=64,
+    vae_scale=0.13025,
+    prediction="epsilon",
+)
+_PENULTIMATE = 2  # both encoders give the states before their last layer, without the final layer norm
+_KOHYA_PREFIX = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+
+
+class StableDiffusionXL(LatentDiffusion):
+    """SDXL base and its fine-tunes, of any size; `load` finds the parts."""
+
+    name = "sdxl"
+    base_version = "sdxl_base_v1-0"
+    architecture = "stable-diffusion-xl-v1-base"
+    pipeline_class = StableDiffusionXLPipeline
+    pipeline_extras: ClassVar[dict[str, Any]] = {"force_zeros_for_empty_prompt": True}
+
+    def __init__(self, components: Components, text: TextSettings | None = None) -> None:
+        super().__init__(components, text)
+        self.encoders = tuple(components.text_encoders.values())
+        self.tokenizers = tuple(components.tokenizers.values())
+        self._names = unet_names(dict(components.unet.config))
+
+    @classmethod
+    def recognises(cls, base: str) -> str | None:
+        """Claims diffusers folders and original checkpoints with two text encoders and a text-to-image UNet."""
+        identity = identify(base)
+        return identity.what if identity is not None and identity.family == cls.name else None
+
+    @classmethod
+    def describes(cls, base: str) -> str | None:
+        """What the base is, also when no family trains it; None when it is nothing known."""
+        identity = identify(base)
+        return None if identity is None else identity.what
+
+    @classmethod
+    def load(
+        cls,
+        base: str,
+        *,
+        prediction: str = "auto",
+        init: str = "pretrained",
+        tokenizer: str = "",
+        vae: str = "",
+        text: TextSettings | None = None,
+    ) -> StableDiffusionXL:
+        """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
+
+        init "random" takes only the architecture: UNet and text encoders start anew from torch's random state, while
+        the VAE, the tokenizers and the noise schedule are the base's.
+        """
+        source = _loading.open_base(base, {"sdxl": LAYOUT})
+        fresh = init == "random"
+        encoders = {
+            part: _loading.text_encoder(source, part, projection=part == "text_encoder_2", fresh=fresh)
+            for part in ("text_encoder", "text_encoder_2")
+        }
+        unet = _loading.unet(source, sum(e.config.hidden_size for e in encoders.values()), fresh=fresh)
+        autoencoder, vae_source = _loading.vae(source, vae, LAYOUT)
+        tokenizers = {
+            words: _loading.tokenizer(source, words, tokenizer, encoders[part], zero_padding=part == "text_encoder_2")
+            for words, part in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+        }
+        components = Components(
+            unet=unet,
+            vae=autoencoder,
+            text_encoders=encoders,
+            tokenizers=tokenizers,
+            schedule=NoiseSchedule.read(source.config("scheduler"), prediction, source.where("scheduler")),
+            layout=LAYOUT,
+            sources={"vae": vae_source} | ({} if fresh else dict.fromkeys(("unet", *encoders), source)),
+        )
+        return cls(components, text)
+
+    def encode_text(self, captions: Sequence[str]) -> TextStates:
+        """hidden (B, T, E1 + E2) float32, of both encoders' last but one layers; pooled (B, P) of the second."""
+        encoded = []
+        for encoder, tokenizer in zip(self.encoders, self.tokenizers, strict=True):
+            positions = encoder.config.max_position_embeddings
+            chunked = _text.ids(tokenizer, captions, positions, self.text_settings.chunks)
+            encoded.append(_text.encode(encoder, chunked, layer_from_end=_PENULTIMATE, final_norm=False))
+        return TextStates(torch.cat([e.hidden for e in encoded], dim=-1), encoded[-1].pooled)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, geometry: Geometry) -> Tensor:
+        """The UNet's output, (B, C, h, w).
+
+        The sizes are told as (height, width) and (top, left): original, crop, target (Podell et al. 2023,
+        arXiv 2307.01952, section 2.2), in float32: bfloat16 has no 1023.
+        """
+        assert text.pooled is not None
+        dtype = self._unet_dtype
+        sizes = torch.cat([geometry.original, geometry.crop, geometry.target], dim=1)  # (B, 6)
+        added = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(noisy.device, torch.float32)}
+        return self.unet(noisy.to(dtype), timesteps, text.hidden.to(dtype), added_cond_kwargs=added).sample
+
+    def adapter_key(self, part: str, module: str) -> str:
+        """kohya's name of a module in a LoRA file; the UNet's modules go by their names in the original layout."""
+        if part == "unet":
+            return _unet.adapter_key(str(self._names.to_original(module)))
+        return _clip.adapter_key(_KOHYA_PREFIX[part], module)
+
+
+PLUGIN = StableDiffusionXL
