@@ -45,9 +45,12 @@ def digits() -> list[int]:
 
 def evaluate(base: Path, lora: Path | None, heldout: Handwriting, judge: Judge) -> Evaluation:
     """Loads a diffusers folder, with a LoRA file or without, and measures it. The same noise is used every time."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
+    import transformers
 
-    pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, local_files_only=True)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # of loading, which is over in a moment
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         pipeline.load_lora_weights(lora)

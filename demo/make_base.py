@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from demo import architecture, paper, printed
-from trainer import build, config_io
+from trainer import config_io
 from trainer.atomic import write_folder
 from trainer.console import Console
+from trainer.quiet import quiet
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "base"
@@ -29,6 +30,7 @@ def main() -> None:
     options.add_argument("--vae", type=Path, help="take this autoencoder's folder instead of training one")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of demo/base.toml")
     asked = options.parse_args()
+    quiet()
     draw_images(asked.work / "images")
     architecture.write(asked.work / "architecture")
     make_vae(asked.work / "architecture" / "vae", asked.vae)
@@ -71,6 +73,8 @@ def make_vae(target: Path, ready: Path | None) -> None:
 
 
 def train(config: Path, overrides: list[str]) -> None:
+    from trainer import build
+
     found = build.training(config_io.read(config, overrides), Console())
     if found is not None:
         found.run()
