@@ -13,22 +13,25 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from trainer import environment, lora, optimizers, outputs, parameters, registry, schedules
+from trainer import lora, optimizers, outputs, parameters, registry, schedules
 from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
-from trainer.config_io import looks_like_path, write
-from trainer.console import Console, RunLines
+from trainer.config_io import looks_like_path
+from trainer.console import Console
 from trainer.control import Control
 from trainer.data.cache import MemoryLatents, TextCache
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
-from trainer.errors import UserError
-from trainer.events import Broadcast, MetricsFile, Sink, Start, TensorBoardFile
+from trainer.errors import RunError, UserError
+from trainer.events import Error, Start
 from trainer.facts import metadata_of
+from trainer.guards import memory_advice
+from trainer.holder import holder_of, in_use
 from trainer.loop import Loop, Pace
+from trainer.losses import Loss
 from trainer.network import Network
 from trainer.noise import NoiseChain
 from trainer.parameters import Group
@@ -36,28 +39,39 @@ from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 from trainer.resume import Keeper, may_start
 from trainer.run_dir import RunDir
+from trainer.run_folder import RunFolder
 from trainer.step import TrainingStep
-from trainer.timesteps import UniformTimesteps
+from trainer.timesteps import Timesteps
 
 
 @dataclass
 class Training:
-    """A run that is ready to start."""
+    """A run that is ready to start; nothing is written before `run`."""
 
     loop: Loop
     family: Family
     loader: Loader
+    folder: RunFolder
     console: Console
-    lines: RunLines
+    advice: str  # what to change when the device's memory runs out
 
     def run(self) -> str:
         """Returns "done" or "stopped"."""
         steps, done = self.loop.pace.steps, self.loop.start.step
         with (
+            self.folder.opened(),
             self.loop.control.listening(),
-            self.console.progress("training", steps, "steps", start=done) as self.lines.update,
+            self.console.progress("training", steps, "steps", start=done) as self.folder.lines.update,
         ):
-            return self.loop.run()
+            try:
+                return self.loop.run()
+            except torch.OutOfMemoryError as error:
+                failed = RunError(f"the memory of {self.loop.start.device} ran out. What saves most: {self.advice}.")
+                self.loop.emit(Error(done, message=str(failed)))
+                raise failed from error
+            except (RunError, UserError) as error:
+                self.loop.emit(Error(done, message=str(error)))
+                raise
 
 
 def training(config: BaseConfig, console: Console, *, resume: bool = False) -> Training | None:
@@ -66,6 +80,8 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     Nothing is written before the data and the model are known to be good.
     """
     run_dir = RunDir(Path(config.run.output_dir) / config.run.name)
+    if (pid := holder_of(run_dir)) is not None:
+        raise in_use(run_dir.path, pid)
     if not may_start(run_dir, config, resume=resume):
         console.say(f"{run_dir.path}: this run is done already; change run.name to train again.")
         return None
@@ -90,8 +106,8 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     keeper = Keeper(run_dir, config, accelerator, dict(parameters.trainable(family.parts)), optimizer, schedule)
     done = keeper.restore(console.say, [g.lr for g in groups]) if resume else 0
     result = result_of(config, family, dataset, pace, accelerator.num_processes)
-    lines = RunLines(console)
-    emit = sinks(config, run_dir, accelerator, console, lines)
+    folder = RunFolder(run_dir, config, accelerator, console)
+    emit = folder.emit
     loop = Loop(
         accelerator=accelerator,
         network=network,
@@ -100,7 +116,8 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
             encode_images=family.encode_images,
             objective=objective_of(config, family),
             noise=noise_chain(config),
-            timesteps=UniformTimesteps(config.timesteps.min, config.timesteps.max),
+            timesteps=timesteps_of(config),
+            loss=Loss(**config.loss.model_dump()),
         ),
         batch=loader.batch,
         optimizer=optimizer,
@@ -112,10 +129,10 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
             outputs.saves(config.save.every, pace.steps, run_dir, result, keeper, emit, accelerator),
         ],
         save_state=keeper.save,
-        control=Control(),
+        control=Control(run_dir.control),
         start=_start(done, pace, dataset, groups, accelerator),
     )
-    return Training(loop, family, loader, console, lines)
+    return Training(loop, family, loader, folder, console, memory_advice(config))
 
 
 def summary(config: BaseConfig) -> list[str]:
@@ -183,6 +200,11 @@ def _family_class(config: BaseConfig) -> type[Family]:
 def objective_of(config: BaseConfig, family: Family) -> Objective:
     name = family.prediction if config.model.prediction == "auto" else config.model.prediction
     return registry.find("objectives", name)(family.alphas_cumprod)
+
+
+def timesteps_of(config: BaseConfig) -> Timesteps:
+    settings = config.timesteps.model_dump()
+    return Timesteps(low=settings.pop("min"), high=settings.pop("max"), **settings)
 
 
 def noise_chain(config: BaseConfig) -> NoiseChain:
@@ -269,20 +291,6 @@ def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
         log_every=config.logging.every,
         seed=config.run.seed,
     )
-
-
-def sinks(config: BaseConfig, run_dir: RunDir, accelerator: Accelerator, console: Console, lines: RunLines) -> Sink:
-    """Creates the run's folder and everything that listens to the run; only the main process writes."""
-    if not accelerator.is_main_process:
-        return Broadcast([])
-    run_dir.path.mkdir(parents=True, exist_ok=True)
-    console.log_to(run_dir.log)
-    write(config, run_dir.config)
-    environment.write(run_dir.environment, accelerator.device)
-    found: list[Sink] = [MetricsFile(run_dir.metrics), lines]
-    if config.logging.tensorboard:
-        found.append(TensorBoardFile(run_dir.tensorboard))
-    return Broadcast(found)
 
 
 def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int) -> Result:

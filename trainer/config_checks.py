@@ -56,6 +56,9 @@ def _plugins(config: BaseConfig) -> Iterator[str]:
 
 
 def _ranges(config: BaseConfig) -> Iterator[str]:
+    t = config.timesteps
+    if (t.distribution == "weights") != any(t.weights):
+        yield "timesteps.weights: give weights above 0 exactly when timesteps.distribution = 'weights'."
     if config.timesteps.min >= config.timesteps.max:
         yield f"timesteps.min: {config.timesteps.min} must be below timesteps.max = {config.timesteps.max}."
     if not config.training.epochs and config.schedule.warmup >= config.training.steps:

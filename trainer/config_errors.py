@@ -81,9 +81,7 @@ def _place_in(values: Any, location: Place) -> Place:
     place: list[str | int] = []
     here = values
     for index, part in enumerate(location):
-        if isinstance(here, dict) and part in here:
-            here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+        if _holds(here, part):
             here = here[part]
         elif isinstance(here, dict) and index == len(location) - 1:
             pass  # a missing key: named although it isn't there
@@ -91,6 +89,12 @@ def _place_in(values: Any, location: Place) -> Place:
             continue
         place.append(part)
     return tuple(place)
+
+
+def _holds(container: Any, part: str | int) -> bool:
+    if isinstance(container, list):
+        return isinstance(part, int) and part < len(container)
+    return isinstance(container, dict) and part in container
 
 
 def _remove(values: Any, place: Place) -> None:

@@ -1,18 +1,52 @@
-"""Requests to a running trainer: Ctrl-C and SIGTERM ask it to save and stop after the current step."""
+"""Requests to a running trainer: Ctrl-C, SIGTERM, and the one word of the run folder's control file."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Literal, get_args
+
+from trainer.atomic import write_text
+
+Word = Literal["stop", "pause", "go", "save", "sample"]
+WORDS: tuple[str, ...] = get_args(Word)
+POLL = 0.2  # seconds between looks at the file while paused
+
+
+def ask(control_file: Path, word: Word) -> None:
+    """Asks the run that owns the file for something; it answers at its next step."""
+    write_text(control_file, word)
 
 
 class Control:
-    """Holds whether a stop was asked for. A second Ctrl-C stops at once."""
+    """What was asked of this run. SIGINT and SIGTERM ask for a stop too; a second SIGINT stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
         self.stop_requested = False
+        self.paused = False
+        self._file = file
+
+    def take(self) -> set[str]:
+        """Reads and empties the control file: the actions ("save", "sample") to do now."""
+        word = self._read()
+        if word == "stop":
+            self.stop_requested = True
+        if word in ("pause", "go"):
+            self.paused = word == "pause"
+        return {word} & {"save", "sample"}
+
+    def wait_while_paused(self) -> set[str]:
+        """Returns once the run may go on; actions asked for in the meantime end the wait too."""
+        asked: set[str] = set()
+        while self.paused and not self.stop_requested and not asked:
+            time.sleep(POLL)
+            asked = self.take()
+        return asked
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.stop_requested and signum == signal.SIGINT:
@@ -22,10 +56,18 @@ class Control:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handles SIGINT and SIGTERM inside the block, and restores the old handlers after it."""
-        signals = [signal.SIGINT, signal.SIGTERM]
-        before = {s: signal.signal(s, self.request_stop) for s in signals}
+        before = {s: signal.signal(s, self.request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _read(self) -> str:
+        if self._file is None or not self._file.exists():
+            return ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            word = self._file.read_text(encoding="utf-8").strip()
+            self._file.unlink()
+            return word if word in WORDS else ""
+        return ""

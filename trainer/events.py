@@ -41,6 +41,7 @@ class Step(Event):
     grad_norm: float | None
     images_per_second: float
     epoch: float
+    loss_by_timestep: dict[str, float] = field(default_factory=dict)  # bins that were drawn, e.g. {"250-499": 0.1}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Sample(Event):
 class Save(Event):
     kind = "save"
     file: str  # relative to the run's folder
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something a person should know that did not end the run: a skipped step, a pause, a failed save."""
+
+    kind = "notice"
+    message: str
 
 
 @dataclass(frozen=True)

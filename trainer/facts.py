@@ -69,7 +69,9 @@ def noise_metadata(config: BaseConfig) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in registry.names("noise"):
         plugin = registry.find("noise", name)
-        found |= plugin.metadata(getattr(config.noise, name, None) or plugin.Settings())
+        settings = getattr(config.noise, name, None) or plugin.Settings()
+        tell = getattr(plugin, "metadata", None)
+        found |= tell(settings) if tell else {f"ss_noise_{name}": settings.model_dump_json()}
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainer.batch import Batch
 from trainer.control import Control
 from trainer.errors import RunError
-from trainer.events import Sink, Start, Step, Stop
+from trainer.events import Notice, Sink, Start, Step, Stop
+from trainer.guards import FiniteSteps
 from trainer.noise import Streams
 from trainer.step import StepResult, TrainingStep
 
@@ -29,6 +31,7 @@ class Periodic:
     every: int  # 0 = never on the way
     at_start: bool = False
     at_end: bool = False
+    name: str = ""  # the word of the control file that asks for it: "save", "sample"
 
     def due(self, step: int) -> bool:
         return bool(self.every) and step % self.every == 0
@@ -62,6 +65,7 @@ class Loop:
     save_state: Callable[[int], None]  # a checkpoint, when a stop was asked for
     control: Control
     start: Start
+    finite: FiniteSteps = field(default_factory=FiniteSteps)
 
     def run(self) -> str:
         """Returns "done" or "stopped"."""
@@ -71,20 +75,20 @@ class Loop:
         self.network.train()
         if finished == 0:
             self._act(0, [p for p in self.periodic if p.at_start])
-        while finished < self.pace.steps and not self._must_stop():
+        while finished < self.pace.steps and not self._stopped(finished):
             started = time.monotonic()
             results = self._micro_batches(finished)
-            norm = self._update(results, finished)
+            norm = self._update(finished)
             finished += 1
-            if finished % self.pace.log_every == 0 or finished == self.pace.steps:
+            if self._logs(finished):
                 self._log(finished, results, norm, time.monotonic() - started)
             if finished < self.pace.steps:
                 self._act(finished, [p for p in self.periodic if p.due(finished)])
         reason = "done" if finished >= self.pace.steps else "stopped"
         if reason == "done":
-            self._act(finished, [p for p in self.periodic if p.at_end])
+            self._act(finished, [p for p in self.periodic if p.at_end], final=True)
         else:
-            self.save_state(finished)
+            self._act(finished, [Periodic(self.save_state, 0)], final=True)
         self.emit(Stop(finished, reason=reason, seconds=time.monotonic() - began))
         return reason
 
@@ -92,9 +96,11 @@ class Loop:
         """Forward and backward of one step's micro-batches; gradients are exchanged with the last one."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         results = []
+        self._names: list[str] = []
         for micro in range(self.pace.accumulation):
             index = (finished * self.pace.accumulation + micro) * ranks + rank
             batch = self.batch(index).to(self.accelerator.device)
+            self._names += batch.names
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
             last = micro == self.pace.accumulation - 1
             with nullcontext() if last else self.accelerator.no_sync(self.network):
@@ -103,11 +109,15 @@ class Loop:
             results.append(result)
         return results
 
-    def _update(self, results: Sequence[StepResult], finished: int) -> Tensor | None:
-        norm = None
-        if self.pace.max_grad_norm:
-            norm = self.accelerator.clip_grad_norm_(self._parameters(), self.pace.max_grad_norm)
-        self.optimizer.step()
+    def _update(self, finished: int) -> Tensor:
+        """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
+        limit = self.pace.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self._parameters(), limit)
+        if self.accelerator.scaler is not None or math.isfinite(norm):  # a scaler judges for itself
+            self.optimizer.step()
+            self.finite.passed()
+        else:
+            self.emit(Notice(finished + 1, message=self.finite.failed(finished + 1, self._names)))
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:  # float16: the scaler met an overflow
             self.schedule.step()
@@ -116,15 +126,10 @@ class Loop:
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _log(self, finished: int, results: Sequence[StepResult], norm: Tensor | None, seconds: float) -> None:
+    def _log(self, finished: int, results: Sequence[StepResult], norm: Tensor, seconds: float) -> None:
         """The only place of a step that waits for the device."""
         loss = torch.stack([r.per_sample.mean() for r in results]).mean()
         value = float(self.accelerator.reduce(loss, "mean"))
-        if value != value:
-            raise RunError(
-                f"the loss became NaN at step {finished}. Nothing was saved after it. Lower optimizer.lr, or train "
-                "with training.precision = 'bf16' or 'fp32'."
-            )
         images = sum(len(r.per_sample) for r in results) * self.accelerator.num_processes
         batches = finished * self.pace.accumulation * self.accelerator.num_processes
         self.emit(
@@ -132,21 +137,52 @@ class Loop:
                 finished,
                 loss=value,
                 lr={str(g.get("name", i)): float(g["lr"]) for i, g in enumerate(self.optimizer.param_groups)},
-                grad_norm=None if norm is None else float(norm),
+                grad_norm=float(norm),
                 images_per_second=images / max(seconds, 1e-9),
                 epoch=batches / self.pace.batches_per_epoch,
+                loss_by_timestep=by_timestep(results),
             )
         )
 
-    def _act(self, step: int, due: Sequence[Periodic]) -> None:
+    def _logs(self, finished: int) -> bool:
+        return finished % self.pace.log_every == 0 or finished == self.pace.steps
+
+    def _act(self, step: int, due: Sequence[Periodic], *, final: bool = False) -> None:
+        """A disk that is full on the way is told and the run goes on; at its end it is an error."""
         for one in due:
-            one.act(step)
+            try:
+                one.act(step)
+            except OSError as error:
+                where = error.filename or "the run's folder"
+                line = f"step {step}: could not write {where} ({error.strerror or error}); earlier saves are intact."
+                if final:
+                    raise RunError(f"{line} Make room, then continue with --resume.") from error
+                self.emit(Notice(step, message=line))
         if due:
             self.accelerator.wait_for_everyone()
 
-    def _must_stop(self) -> bool:
-        """A stop asked of any process stops all of them, at the same step."""
-        if self.accelerator.num_processes == 1:
-            return self.control.stop_requested
+    def _stopped(self, finished: int) -> bool:
+        """Answers what was asked of the run since the last step; a stop ends all processes at the same step."""
+        if self.accelerator.num_processes > 1:
+            # Asking the others waits for the device, so it is done where the log waits anyway.
+            return self._logs(finished) and self._anyone_stopped()
+        asked = self.control.take()
+        while asked or self.control.paused:
+            self._act(finished, [p for p in self.periodic if p.name in asked])
+            asked = self.control.wait_while_paused()
+        return self.control.stop_requested
+
+    def _anyone_stopped(self) -> bool:
+        if self.accelerator.is_main_process:
+            self.control.take()
         asked = torch.tensor(float(self.control.stop_requested), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum").item() > 0)
+
+
+def by_timestep(results: Sequence[StepResult], width: int = 250) -> dict[str, float]:
+    """The mean loss in each bin of timesteps that was drawn, on this process."""
+    losses = torch.cat([r.per_sample for r in results]).tolist()
+    bins: dict[int, list[float]] = {}
+    for timestep, loss in zip(torch.cat([r.timesteps for r in results]).tolist(), losses, strict=True):
+        bins.setdefault(int(timestep) // width, []).append(loss)
+    return {f"{b * width}-{(b + 1) * width - 1}": sum(found) / len(found) for b, found in sorted(bins.items())}

@@ -26,6 +26,10 @@ class Streams:
     def generator(self, purpose: str) -> Generator:
         return generator(self.seed, purpose, self.step, self.micro_batch, self.rank, device=self.device)
 
+    def on_cpu(self, purpose: str) -> Generator:
+        """For draws of one number per sample, which are cheaper there and the same on every device."""
+        return generator(self.seed, purpose, self.step, self.micro_batch, self.rank)
+
 
 def gaussian(like: Tensor, stream: Generator) -> Tensor:
     """Plain N(0, I) of the shape of `like`, float32, on its device, drawn where the generator lives."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from accelerate import Accelerator
 
 from trainer import sampling
@@ -54,4 +53,4 @@ def saves(
             emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
         keeper.save(step)
 
-    return Periodic(act, every, at_end=True)
+    return Periodic(act, every, at_end=True, name="save")

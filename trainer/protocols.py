@@ -25,7 +25,8 @@ class NoiseStage(Protocol):
 
     Phases run in the order of `PHASES`, whatever the order in the file; at most one stage pairs.
     A pairing stage gets the plain Gaussian draw and the clean latents, a shaping stage changes `target` and `mixed`
-    alike, a perturbing stage changes `mixed` only.
+    alike, a perturbing stage changes `mixed` only. A classmethod `metadata(settings) -> dict[str, object]` may give the
+    ss_ keys under which other tools look for the settings in a LoRA file; without it they stand there as JSON.
     """
 
     Settings: ClassVar[type[BaseModel]]  # every setting with bounds, default and help
@@ -37,11 +38,6 @@ class NoiseStage(Protocol):
     @classmethod
     def active(cls, settings: Any) -> bool:
         """Whether these settings change anything; an inactive stage is never built."""
-        ...
-
-    @classmethod
-    def metadata(cls, settings: Any) -> dict[str, object]:
-        """The ss_ keys of a LoRA file that tell these settings, also when they are off."""
         ...
 
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
@@ -58,6 +54,7 @@ class Objective(Protocol):
 
     aliases: ClassVar[tuple[str, ...]]  # other names in the config, such as "v"
     diffusers_name: ClassVar[str]  # `prediction_type` of diffusers' schedulers
+    predicts_noise: ClassVar[bool]  # the target is the noise itself, not a mixture with the clean latents
 
     def __init__(self, alphas_cumprod: Tensor) -> None: ...
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer import losses
 from trainer.batch import Batch
 from trainer.errors import UserError
+from trainer.losses import Loss, Noisiness, weighted_mean
 from trainer.noise import NoiseChain, Streams
 from trainer.protocols import Objective
-from trainer.timesteps import UniformTimesteps
+from trainer.timesteps import Timesteps
 
 Predict = Callable[..., Tensor]  # the call of trainer.network.Network, wrapped by accelerate
 EncodeImages = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [-1, 1] -> (B, C, h, w), times the VAE scale
@@ -34,17 +34,20 @@ class TrainingStep:
     encode_images: EncodeImages
     objective: Objective
     noise: NoiseChain
-    timesteps: UniformTimesteps
+    timesteps: Timesteps
+    loss: Loss
 
     def __call__(self, batch: Batch, streams: Streams) -> StepResult:
         clean = self._clean(batch)
-        timesteps = self.timesteps.draw(len(batch), streams.generator("timesteps")).to(clean.device)
+        timesteps = self.timesteps.draw(len(batch), streams.on_cpu("timesteps")).to(clean.device, non_blocking=True)
         draw = self.noise.draw(clean, timesteps, streams)
         noisy = self.objective.noisy(clean, draw.mixed, timesteps)
         target = self.objective.target(clean, draw.target, timesteps)
         prediction = self.predict(noisy, timesteps, batch.text, batch.captions, batch.geometry)
-        each = losses.per_sample(prediction, target, batch.mask)
-        return StepResult(losses.weighted_mean(each, batch.weights), each.detach(), timesteps)
+        at = noisiness(self.objective, timesteps)
+        each = self.loss.per_sample(prediction, target, at, batch.mask)
+        weights = batch.weights * self.loss.timestep_weights(at)
+        return StepResult(weighted_mean(each, weights), each.detach(), timesteps)
 
     def _clean(self, batch: Batch) -> Tensor:
         if batch.latents is not None:
@@ -60,3 +63,9 @@ class TrainingStep:
                 f"{name}: the VAE turned this image into NaN or infinity; is the file sound?" for name in bad
             )
         return clean
+
+
+def noisiness(objective: Objective, timesteps: Tensor) -> Noisiness:
+    """The signal-to-noise ratio that is trained, whatever made it: schedule, zero terminal SNR, flow."""
+    alpha, sigma = objective.signal_and_noise(timesteps)
+    return Noisiness(timesteps, (alpha / sigma) ** 2, objective.predicts_noise)

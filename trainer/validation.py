@@ -60,6 +60,8 @@ def held_out_loss(
                 t = timesteps[done : done + len(batch)].to(clean.device)
                 noise = gaussian(clean, generator(seed, "validation.noise", index, draw))
                 prediction = family.predict(objective.noisy(clean, noise, t), t, text, batch.geometry)
-                found.append(losses.per_sample(prediction, objective.target(clean, noise, t)).cpu())
+                found.append(
+                    losses.masked_mean((prediction.float() - objective.target(clean, noise, t)) ** 2, None).cpu()
+                )
                 done += len(batch)
     return HeldOutLoss(torch.cat(found), timesteps)

@@ -32,5 +32,9 @@ class DiscreteSchedule:
     def _scales(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), each (B, 1, ..., 1) so that it multiplies a tensor shaped like `like`."""
         alpha, sigma = self.signal_and_noise(timesteps)
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        return alpha.reshape(shape), sigma.reshape(shape)
+        return per_sample(alpha, like), per_sample(sigma, like)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1) with as many dimensions as `like`."""
+    return values.reshape((-1,) + (1,) * (like.ndim - 1))

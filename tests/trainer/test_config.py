@@ -98,7 +98,6 @@ def test_values_are_looked_up_in_subset_then_dataset_then_general() -> None:
         ("training.precision='fp8'", "training.precision: found 'fp8', expected one of 'fp32', 'bf16' or 'fp16'."),
         ("model.family='sdxxl'", "model.family: there is no models plugin called 'sdxxl'"),
         ("model.prediction='epsilom'", "Did you mean 'epsilon'?"),
-        ("general.color_aug=true", "general.color_aug: not supported yet"),
         ("run.name='../x'", "run.name: found '../x', expected a plain name"),
         ("timesteps={min=500,max=500}", "timesteps.min: 500 must be below timesteps.max = 500."),
         ("no_equals_sign", "expected key=value"),

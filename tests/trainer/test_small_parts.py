@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import losses, schedules
+from trainer import schedules
 from trainer.events import MetricsFile, Step, Stop
 from trainer.randomness import derive, generator
 from trainer.run_dir import RunDir
-from trainer.timesteps import UniformTimesteps
 from trainer.validation import stratified_timesteps
 
 
@@ -38,23 +37,9 @@ def test_cosine_and_linear_schedules_by_hand() -> None:
     assert schedules.warmup_steps(15, 200) == 15
 
 
-def test_timesteps_stay_in_their_range_and_reach_both_ends() -> None:
-    drawn = UniformTimesteps(10, 20).draw(2000, generator(0, "t"))
-    assert (int(drawn.min()), int(drawn.max())) == (10, 19)
-
-
 def test_stratified_timesteps_fill_every_slice_once() -> None:
     drawn = stratified_timesteps(50, 0, 1000, generator(0, "v"))
     assert sorted((drawn // 20).tolist()) == list(range(50))
-
-
-def test_mask_and_weights_scale_the_loss() -> None:
-    prediction, target = torch.zeros(2, 4, 3, 3), torch.full((2, 4, 3, 3), 2.0)
-    mask = torch.zeros(2, 1, 3, 3)
-    mask[0, 0, 0, 0] = 1
-    each = losses.per_sample(prediction, target, mask)
-    assert each.tolist() == pytest.approx([4 / 9, 0])
-    assert float(losses.weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.0]))) == 1.75
 
 
 def test_metrics_lines_survive_a_torn_end(tmp_path: Path) -> None:

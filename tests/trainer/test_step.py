@@ -11,10 +11,11 @@ from torch import Tensor
 from trainer import registry
 from trainer.batch import Batch, Geometry, NoiseDraw
 from trainer.errors import UserError
+from trainer.losses import Loss
 from trainer.noise import NoiseChain, Streams
 from trainer.protocols import Objective
 from trainer.step import TrainingStep
-from trainer.timesteps import UniformTimesteps
+from trainer.timesteps import Timesteps
 
 ALPHAS = torch.linspace(0.999, 0.005, 1000)
 
@@ -39,7 +40,7 @@ def chain(**settings: object) -> NoiseChain:
 
 
 def step(objective: Objective, predict: Callable[..., Tensor], noise: NoiseChain) -> TrainingStep:
-    return TrainingStep(predict, lambda pixels: pixels, objective, noise, UniformTimesteps(0, 1000))
+    return TrainingStep(predict, lambda pixels: pixels, objective, noise, Timesteps(), Loss())
 
 
 @pytest.mark.parametrize("k", [0, 64])

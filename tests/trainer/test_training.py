@@ -42,7 +42,7 @@ def test_a_lora_run_writes_what_the_design_says(project: Path) -> None:
     folder = project.parent / "output" / "run"
     assert {p.name for p in folder.iterdir()} == {
         "config.toml", "metrics.jsonl", "log.txt", "environment.json", "samples", "checkpoints", "tensorboard",
-        "run.safetensors", "run-step000002.safetensors",
+        "run.safetensors", "run-step000002.safetensors", ".lock",
     }  # fmt: skip
     assert len(list((folder / "samples").iterdir())) == 3 * 2
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-000002", "step-000004"}

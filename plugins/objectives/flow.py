@@ -1,0 +1,42 @@
+"""Predict the flow from image to noise (rectified flow), for training from scratch or converting a base."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from plugins.objectives._schedule import per_sample
+
+
+class Flow:
+    """x_t = (1 - s) * clean + s * noise with s = (t + 1) / T, and the target noise - clean.
+
+    Liu et al. 2022, arXiv 2209.03003; the last timestep is pure noise. The base's noise schedule gives only the number
+    of timesteps, T.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("rectified_flow", "flow_prediction")
+    diffusers_name: ClassVar[str] = "flow_prediction"
+    predicts_noise: ClassVar[bool] = False
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        self._count = len(alphas_cumprod)
+
+    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 - s, s), each (B,) float32."""
+        sigma = (timesteps.to(torch.float32) + 1) / self._count
+        return 1 - sigma, sigma
+
+    def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t, of the shape of `clean` (B, ...)."""
+        alpha, sigma = (per_sample(scale, clean) for scale in self.signal_and_noise(timesteps))
+        return alpha * clean + sigma * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity of the straight path, noise - clean."""
+        return noise - clean
+
+
+PLUGIN = Flow

@@ -1,0 +1,44 @@
+"""Opens a run's folder for writing: holds it, writes config and environment, connects the listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+
+from trainer import config_io, environment
+from trainer.config import BaseConfig
+from trainer.console import Console, RunLines
+from trainer.events import Broadcast, MetricsFile, Sink, TensorBoardFile
+from trainer.holder import Holder
+from trainer.run_dir import RunDir
+
+
+class RunFolder:
+    """Only the main process writes; on the others the block does nothing and events go nowhere."""
+
+    def __init__(self, run_dir: RunDir, config: BaseConfig, accelerator: Accelerator, console: Console) -> None:
+        self.emit = Broadcast([])
+        self.lines = RunLines(console)
+        self._run_dir, self._config, self._accelerator, self._console = run_dir, config, accelerator, console
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside, the folder is this process's own. Raises UserError when another holds it."""
+        if not self._accelerator.is_main_process:
+            yield
+            return
+        with Holder(self._run_dir):
+            self._run_dir.control.unlink(missing_ok=True)  # what was asked of an earlier run is void
+            self._console.log_to(self._run_dir.log)
+            config_io.write(self._config, self._run_dir.config)
+            environment.write(self._run_dir.environment, self._accelerator.device)
+            self.emit.sinks = self._sinks()
+            yield
+
+    def _sinks(self) -> list[Sink]:
+        found: list[Sink] = [MetricsFile(self._run_dir.metrics), self.lines]
+        if self._config.logging.tensorboard:
+            found.append(TensorBoardFile(self._run_dir.tensorboard))
+        return found
