@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -31,3 +32,17 @@ def chi_square(
 def rows(latents: Tensor) -> Tensor:
     """(B, ...) -> (B, D) in the working precision, without a copy where none is needed."""
     return latents.reshape(len(latents), math.prod(latents.shape[1:])).to(working_dtype(latents.dtype))
+
+
+def random_strength(most: float, generator: Generator, like: Tensor) -> Tensor:
+    """One strength for a whole batch, uniform in [0, most), as kohya's sd-scripts draw it; (1,)."""
+    return most * torch.rand(1, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def host_random(count: int, generator: Generator) -> list[float]:
+    """Uniform numbers in [0, 1) as Python floats, without waiting for a GPU: its generator's state is on the host."""
+    if generator.device.type != "cpu":
+        state = generator.get_state().numpy().tobytes()
+        seed = int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
+        generator = Generator().manual_seed(seed)
+    return torch.rand(count, generator=generator, dtype=torch.float64).tolist()

@@ -19,6 +19,7 @@ from plugins.noise._draws import chi_square, normal
 Metric = Literal["euclidean", "cosine"]
 
 TINY = 1e-20  # a latent of this length counts as zero: its square is below the range of float32
+FLOOR = 1e-6  # of |n|^2: the least energy off the latent's direction that float32 tells from none
 CHUNK = 8  # candidates that the eager way holds at once
 
 
@@ -34,10 +35,10 @@ def lazy_nearest(
     """The winners, (B, D), in O(D + k) time and O(k) memory per row. Where candidate 0 wins, it is kept bit for bit."""
     others = (len(x), k - 1)
     rho = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=TINY)
-    a0 = _dot(x, plain).div_(rho)
-    # The floor only keeps 0 / 0 away, where the candidate is parallel to x (always so for D = 1).
-    length = torch.linalg.vector_norm(plain, dim=1, keepdim=True)
-    q0 = torch.addcmul(length.square_(), a0, a0, value=-1).clamp_(min=TINY)
+    a0 = row_dot(x, plain).div_(rho)
+    energy = torch.linalg.vector_norm(plain, dim=1, keepdim=True).square_().clamp_(min=TINY)
+    # Less than the floor would be rounding: |w|^2 of a candidate parallel to x, as all are for D = 1.
+    q0 = torch.addcmul(energy, a0, a0, value=-1).maximum(FLOOR * energy)
     a = torch.cat([a0, normal(others, generator, x.device, x.dtype)], dim=1)  # (B, k)
     q = torch.cat([q0, chi_square(others, x.shape[1] - 1, generator, x.device, x.dtype)], dim=1)  # (B, k)
     winner = _pick(_scores(a, q, rho, metric), among, generator)  # (B, 1)
@@ -50,7 +51,7 @@ def lazy_nearest(
     return plain.mul_(scale).addcmul_(x, along)
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def row_dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner products of the rows, (B, 1)."""
     if x.device.type == "cpu":  # no product of the latents' size: its page faults would cost more than the sum
         return torch.stack([torch.dot(a, b) for a, b in zip(x, y, strict=True)])[:, None]

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from plugins.noise._draws import chi_square, normal
-from plugins.noise._nearest import TINY
+from plugins.noise._nearest import FLOOR, TINY
 
 Precision = Literal["float32", "float16"]
 
@@ -57,7 +57,8 @@ def joint_assignment(
     q, r = torch.linalg.qr(x.T)  # (D, r), (r, n); duplicates and zeros only add columns that nothing depends on
     others = n * (k - 1)
     c0 = plain @ q  # (n, r)
-    w0 = (plain.square().sum(dim=1) - c0.square().sum(dim=1)).clamp_(min=TINY)  # (n,)
+    energy = plain.square().sum(dim=1).clamp_(min=TINY)
+    w0 = (energy - c0.square().sum(dim=1)).maximum(FLOOR * energy)  # (n,)
     c = torch.cat([c0, normal((others, q.shape[1]), generator, x.device, x.dtype)])  # (n k, r)
     w = torch.cat([w0, chi_square((others,), dim - q.shape[1], generator, x.device, x.dtype)])  # (n k,)
     lengths = x.square().sum(dim=1, keepdim=True) + c.square().sum(dim=1) + w

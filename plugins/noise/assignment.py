@@ -106,6 +106,11 @@ class Assignment:
     def active(cls, settings: AssignmentSettings) -> bool:
         return settings.pool != 0 and (settings.pool != 1 or settings.candidates > 1)
 
+    @classmethod
+    def metadata(cls, settings: AssignmentSettings) -> dict[str, object]:
+        """No other tool has keys for it."""
+        return {"ss_noise_assignment": settings.pool, "ss_noise_assignment_candidates": settings.candidates}
+
     @torch.no_grad()
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
         """Pairs all samples that it is given, in pools of at most `pool`; see trainer.protocols.NoiseStage.

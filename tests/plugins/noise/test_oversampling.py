@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -243,18 +241,6 @@ def test_samples_outside_the_window_of_timesteps_keep_their_plain_noise(candidat
 def test_gradients_do_not_reach_the_latents() -> None:
     x = torch.randn(2, 16, requires_grad=True)
     assert not nearest_of(x, 4, generator=seeded(1)).requires_grad
-
-
-def test_the_plain_functions_work_without_the_trainer() -> None:
-    code = (
-        "import sys; sys.modules['trainer'] = None\n"
-        "import torch\n"
-        "from plugins.noise.oversampling import nearest_of\n"
-        "g = torch.Generator().manual_seed(1)\n"
-        "print(nearest_of(torch.ones(2, 3), 4, generator=g).shape)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "torch.Size([2, 3])", done.stderr
 
 
 @pytest.mark.gpu

@@ -1,0 +1,155 @@
+"""What all noise stages share: the order of phases, any shape and precision, use without the trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.plugins.noise.laws import seeded
+from trainer import registry
+from trainer.batch import NoiseDraw
+from trainer.noise import NoiseChain, Streams
+from trainer.protocols import PHASES
+
+ON: dict[str, dict[str, object]] = {
+    "assignment": {"pool": "batch"},
+    "matched": {"k": 16},
+    "offset": {"strength": 0.1, "adaptive": 0.1, "random_strength": True},
+    "oversampling": {"k": 16},
+    "perturbation": {"gamma": 0.1},
+    "pyramid": {"iterations": 4},
+}
+PAIRING = ["assignment", "matched", "oversampling"]
+OTHERS = [name for name in ON if name not in PAIRING]
+STREAMS = Streams(seed=1, step=2, micro_batch=0, rank=0, device=torch.device("cpu"))
+
+
+def chain(*names: str) -> NoiseChain:
+    plugins = {name: registry.find("noise", name) for name in names}
+    return NoiseChain({name: p(p.Settings.model_validate(ON[name])) for name, p in plugins.items()})
+
+
+def drawn(clean: Tensor, *names: str) -> NoiseDraw:
+    return chain(*names).draw(clean, torch.full((len(clean),), 500), STREAMS)
+
+
+def latents(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=seeded(1))
+
+
+def test_every_stage_is_covered_here() -> None:
+    assert set(ON) == set(registry.names("noise"))
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_stage_that_is_off_by_default_is_on_with_these_settings(name: str) -> None:
+    plugin = registry.find("noise", name)
+    assert plugin.active(plugin.Settings.model_validate(ON[name]))
+    assert not plugin.active(plugin.Settings.model_validate({plugin.headline: 0}))
+    assert plugin.phase in PHASES
+    assert plugin.headline in plugin.Settings.model_fields
+
+
+@pytest.mark.parametrize("name", ON)
+def test_settings_tell_what_a_form_needs(name: str) -> None:
+    for key, field in registry.find("noise", name).Settings.model_fields.items():
+        assert field.description, key
+        assert isinstance(field.json_schema_extra, dict)
+        assert set(field.json_schema_extra) == {"kohya", "basic", "unit"}
+
+
+@pytest.mark.parametrize("pairing", PAIRING)
+def test_the_order_in_the_file_does_not_matter(pairing: str) -> None:
+    clean = latents(4, 4, 8, 8)
+    first = drawn(clean, pairing, *OTHERS)
+    for order in permutations([pairing, *OTHERS]):
+        draw = drawn(clean, *order)
+        assert torch.equal(draw.target, first.target)
+        assert torch.equal(draw.mixed, first.mixed)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_stage_adds_to_the_pairing_and_leaves_its_choice_as_it_is(name: str) -> None:
+    """Shaping comes after pairing, so the pairing of a run does not depend on what else is on."""
+    clean = latents(4, 4, 8, 8)
+    alone, both = drawn(clean, "oversampling"), drawn(clean, "oversampling", name)
+    stage = chain(name).stages[name]
+    again = stage(alone, clean, torch.full((4,), 500), STREAMS.generator(f"noise.{name}"))
+    assert torch.equal(both.target, again.target)
+    assert torch.equal(both.mixed, again.mixed)
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in ON), ("oversampling", *OTHERS), ("assignment", *OTHERS)])
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 4, 8, 8), (2, 4, 3, 8, 8), (1, 16, 3, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_any_shape_and_precision_of_latents(names: tuple[str, ...], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    draw = drawn(latents(*shape).to(dtype), *names)
+    for noise in (draw.target, draw.mixed):
+        assert (noise.shape, noise.dtype) == (shape, torch.float32)
+        assert bool(noise.isfinite().all())
+    assert (draw.target is draw.mixed) == ("perturbation" not in names)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_a_stage_draws_from_its_own_stream_only(name: str) -> None:
+    clean = latents(4, 4, 8, 8)
+    state = torch.random.get_rng_state()
+    first = drawn(clean, name)
+    torch.randn(7)
+    assert torch.equal(first.mixed, drawn(clean, name).mixed)
+    torch.random.set_rng_state(state)
+    drawn(clean, name)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_selected_noise_is_both_mixed_in_and_the_target() -> None:
+    clean = latents(64, 4, 4, 4)
+    along = clean.flatten(1) / clean.flatten(1).norm(dim=1, keepdim=True)
+    for name in PAIRING:
+        draw = drawn(clean, name)
+        for noise in (draw.target, draw.mixed):
+            assert float((noise.flatten(1) * along).sum(dim=1).mean()) > 0.8, name
+
+
+def test_the_plain_functions_work_without_the_trainer() -> None:
+    code = """
+import sys
+sys.modules["trainer"] = None
+import torch
+from plugins.noise.assignment import assign, assign_candidates
+from plugins.noise.matched import matched_to
+from plugins.noise.offset import offset_like
+from plugins.noise.oversampling import nearest_of
+from plugins.noise.perturbation import PLUGIN
+from plugins.noise.pyramid import pyramid_like
+g, x = torch.Generator().manual_seed(1), torch.ones(2, 3, 4, 4)
+noise = nearest_of(x, 4, generator=g)
+for made in (noise, assign(x, noise), assign_candidates(x, 2, generator=g), matched_to(x, noise, 4),
+             noise + offset_like(noise, g), pyramid_like(noise, iterations=2, discount=0.3, generator=g)):
+    assert made.shape == x.shape
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "done", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ON)
+def test_on_a_gpu_the_noise_is_made_there_and_only_assignment_waits(name: str) -> None:
+    clean, at = latents(4, 4, 8, 8).cuda(), torch.full((4,), 500, device="cuda")
+    streams = Streams(seed=1, step=2, micro_batch=0, rank=0, device=torch.device("cuda"))
+    stages = chain(name)
+    stages.draw(clean, at, streams)  # tables are copied once
+    torch.cuda.set_sync_debug_mode("default" if name == "assignment" else "error")
+    try:
+        draw = stages.draw(clean, at, streams)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert draw.target.is_cuda
+    assert draw.mixed.is_cuda
