@@ -28,7 +28,8 @@ def distances(latents: Tensor, noise: Tensor, precision: Precision = "float32") 
     if precision == "float16":
         latents, noise = latents.half().to(latents.dtype), noise.half().to(noise.dtype)
     lengths = latents.square().sum(dim=1, keepdim=True) + noise.square().sum(dim=1)
-    return torch.addmm(lengths, latents, noise.T, alpha=-2).clamp_(min=0).sqrt_()
+    with torch.autocast(latents.device.type, enabled=False):  # a training loop's autocast would round the product
+        return torch.addmm(lengths, latents, noise.T, alpha=-2).clamp_(min=0).sqrt_()
 
 
 def solve(distance: Tensor) -> Tensor:
@@ -53,6 +54,11 @@ def joint_assignment(
     Only the first n candidates are given whole, of the others only (c, |w|^2) is drawn. A given one that is assigned is
     returned bit for bit; each of the others that is assigned takes w's direction from a given one that is not.
     """
+    with torch.autocast(x.device.type, enabled=False):
+        return _joint(x, plain, k, generator)
+
+
+def _joint(x: Tensor, plain: Tensor, k: int, generator: Generator) -> Tensor:
     n, dim = x.shape
     q, r = torch.linalg.qr(x.T)  # (D, r), (r, n); duplicates and zeros only add columns that nothing depends on
     others = n * (k - 1)

@@ -74,7 +74,10 @@ class AssignmentSettings(StageSettings):
         basic=True,
     )
     candidates: int = setting(
-        1, "Noise candidates per sample; all of the pool's candidates are assigned jointly.", ge=1, le=4096
+        1,
+        "Noise candidates per sample, all of the pool's assigned jointly: oversampling and assignment in one.",
+        ge=1,
+        le=4096,
     )
     precision: Precision = setting(
         "float32", "float16 rounds latents and noise before the distances: the paper's quantised assignment."

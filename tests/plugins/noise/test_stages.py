@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from plugins.noise.assignment import assign_candidates
 from tests.plugins.noise.laws import seeded
 from trainer import registry
 from trainer.batch import NoiseDraw
@@ -93,6 +94,24 @@ def test_any_shape_and_precision_of_latents(names: tuple[str, ...], shape: tuple
         assert (noise.shape, noise.dtype) == (shape, torch.float32)
         assert bool(noise.isfinite().all())
     assert (draw.target is draw.mixed) == ("perturbation" not in names)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_autocast_changes_nothing(name: str) -> None:
+    """Other trainers call the stages inside it; rounded inner products would break the laws."""
+    clean = latents(4, 4, 8, 8)
+    alone = drawn(clean, name)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = drawn(clean, name)
+    assert torch.equal(inside.mixed, alone.mixed)
+    assert torch.equal(inside.target, alone.target)
+
+
+def test_autocast_does_not_round_joint_candidates() -> None:
+    clean = latents(4, 4, 8, 8)
+    alone = assign_candidates(clean, 4, generator=seeded(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(assign_candidates(clean, 4, generator=seeded(1)), alone)
 
 
 @pytest.mark.parametrize("name", ON)
