@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from trainer import lora, optimizers, outputs, parameters, registry, schedules
+from trainer import lora, optimizers, outputs, parameters, prompts, registry, schedules, validation_set
 from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
@@ -21,7 +21,9 @@ from trainer.config_io import looks_like_path
 from trainer.console import Console
 from trainer.control import Control
 from trainer.data.cache import MemoryLatents, TextCache
+from trainer.data import holdout
 from trainer.data.dataset import Dataset
+from trainer.data.holdout import Split
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
@@ -34,14 +36,16 @@ from trainer.loop import Loop, Pace
 from trainer.losses import Loss
 from trainer.network import Network
 from trainer.noise import NoiseChain
-from trainer.parameters import Group
+from trainer.parameters import Group, Rates
 from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 from trainer.resume import Keeper, may_start
 from trainer.run_dir import RunDir
 from trainer.run_folder import RunFolder
+from trainer.schedules import Shape
 from trainer.step import TrainingStep
 from trainer.timesteps import Timesteps
+from trainer.validator import Validator
 
 
 @dataclass
@@ -87,27 +91,36 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
         return None
     for line in notes(config):
         console.say(line)
+    wanted = prompts.requests(config.samples)
     accelerator = accelerator_for(config)
     family = open_family(config)
-    dataset = scan_data(config, console, family)
+    split = split_data(config, console, scan_data(config, console, family), family.latent_factor)
+    dataset = split.training
     rates = prepare_parts(config, family)
     family.to(accelerator.device, DTYPES[config.training.precision])
     plan = Plan(dataset, config.run.seed)
     pace = pace_of(config, plan, accelerator.num_processes)
     loader = make_loader(config, console, accelerator, family, plan, pace)
-    groups = parameters.groups(family.parts, rates)
+    groups = parameters.groups(family.parts, Rates(rates, config.optimizer.rates, config.optimizer.lora_plus))
     modules = Network(family)
     if config.training.gradient_checkpointing:
         modules.enable_gradient_checkpointing()
     network, optimizer = accelerator.prepare(
         modules, optimizers.build(config.optimizer.name, groups, config.optimizer.args)
     )
-    schedule = schedules.build(optimizer, config.schedule.name, warmup=config.schedule.warmup, total=pace.steps)
+    schedule = schedules.build(
+        optimizer,
+        Shape(**config.schedule.model_dump()),
+        total=pace.steps,
+        until=[last_step(config, family, group, pace) for group in groups],
+    )
     keeper = Keeper(run_dir, config, accelerator, dict(parameters.trainable(family.parts)), optimizer, schedule)
     done = keeper.restore(console.say, [g.lr for g in groups]) if resume else 0
     result = result_of(config, family, dataset, pace, accelerator.num_processes)
     folder = RunFolder(run_dir, config, accelerator, console)
     emit = folder.emit
+    control = Control(run_dir.control)
+    validator = validator_of(config, console, accelerator, family, split, run_dir, result, emit, done)
     loop = Loop(
         accelerator=accelerator,
         network=network,
@@ -125,11 +138,26 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
         pace=pace,
         emit=emit,
         periodic=[
-            outputs.samples(config.samples, run_dir, family, emit, accelerator),
-            outputs.saves(config.save.every, pace.steps, run_dir, result, keeper, emit, accelerator),
+            outputs.Samples(wanted, run_dir, family, emit, accelerator, control).periodic(
+                outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start
+            ),
+            *(
+                outputs.validations(validator, config.validation.every, pace, keeper, control)
+                if validator is not None
+                else ()
+            ),
+            outputs.saves(
+                outputs.schedule(config.save.every, pace, accelerator),
+                lambda step: step >= pace.steps or control.ended,
+                run_dir,
+                result,
+                keeper,
+                emit,
+                accelerator,
+            ),
         ],
         save_state=keeper.save,
-        control=Control(run_dir.control),
+        control=control,
         start=_start(done, pace, dataset, groups, accelerator),
     )
     return Training(loop, family, loader, folder, console, memory_advice(config))
@@ -244,6 +272,14 @@ def scan_data(config: BaseConfig, console: Console, family: Family) -> Dataset:
     for skipped in dataset.skipped:
         console.say(f"{skipped.path}: skipped: {skipped.reason}")
     return dataset
+
+
+def last_step(config: BaseConfig, family: Family, group: Group, pace: Pace) -> int:
+    """After how many steps a group of parameters stops training."""
+    until = config.training.text_encoder_until
+    if not until or group.part not in family.text_parts:
+        return pace.steps
+    return round(until * pace.steps) if until < 1 else int(until)
 
 
 def make_loader(

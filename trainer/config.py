@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
 from trainer import registry
+from trainer.intervals import Interval
 
 
 class Section(BaseModel):
@@ -56,6 +57,18 @@ FloatPair = Annotated[tuple[float, float], BeforeValidator(_to_tuple)]
 TagWeight = Annotated[float, Field(ge=0, le=1)]
 
 
+def _interval(value: int | str) -> int | str:
+    Interval.parse(value)
+    return value
+
+
+Every = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_interval)]  # read by trainer.intervals
+Sampler = Literal[
+    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
+    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
+]  # fmt: skip
+
+
 class Run(Section):
     name: str = key("", "Name of the run: results go to <output_dir>/<name>/.", basic=True, kohya=("output_name",))
     output_dir: str = key("output", "Folder that holds all runs.", path=True, kohya=("output_path",))
@@ -95,6 +108,13 @@ class Training(Section):
         False, "Train the text encoder too.", kohya=("network_train_unet_only", "train_text_encoder")
     )
     unet: bool = key(True, "Train the UNet.", kohya=("network_train_text_encoder_only", "train_unet"))
+    text_encoder_until: float = key(
+        0,
+        "The text encoder stops learning after so many steps; below 1 a share of the run; 0 = never.",
+        ge=0,
+        unit="steps",
+        kohya=("stop_text_encoder_training", "stop_training_after"),
+    )
     precision: Literal["fp32", "bf16", "fp16"] = key(
         "fp32",
         "Arithmetic of the networks, and the storage of their frozen weights. What trains is always kept in float32.",
@@ -124,16 +144,34 @@ class Lora(Section):
 class Optimizer(Section):
     name: str = key(
         "adamw",
-        "adamw, adamw8bit, a class of torch.optim, bitsandbytes or pytorch-optimizer, or module.Class.",
+        "adamw, adamw8bit, prodigy, lion, adafactor, ...: a class of torch.optim, bitsandbytes or pytorch-optimizer, or "
+        "module.Class.",
         kohya=("optimizer_type", "optimizer"),
     )
-    lr: float = key(1e-4, "Learning rate.", gt=0, le=100, basic=True, kohya=("learning_rate", "unet_lr"))
+    lr: float = key(1e-4, "Learning rate; 1 for prodigy.", gt=0, le=100, basic=True, kohya=("learning_rate", "unet_lr"))
     text_encoder_lr: float = key(0.0, "Learning rate of the text encoder; 0 = the same.", ge=0, le=100)
+    rates: dict[str, Annotated[float, Field(ge=0, le=100)]] = key(
+        {},
+        'Learning rates of blocks by the beginning of their names, e.g. {"unet.down_blocks" = 5e-5}; 0 = frozen.',
+        kohya=("block_lr", "down_lr_weight", "mid_lr_weight", "up_lr_weight"),
+    )
+    lora_plus: float = key(
+        1.0, "LoRA+: the up matrices learn this many times as fast.", gt=0, le=1000, kohya=("loraplus_lr_ratio",)
+    )
     args: dict[str, Any] = key({}, "Arguments of the optimizer's constructor.", kohya=("optimizer_args",))
 
 
 class Schedule(Section):
-    name: Literal["constant", "linear", "cosine"] = key(
+    name: Literal[
+        "constant",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "rex",
+        "warmup_stable_decay",
+    ] = key(
         "constant", "How the learning rate moves after the warm-up.", kohya=("lr_scheduler", "learning_rate_scheduler")
     )
     warmup: float = key(
@@ -142,6 +180,16 @@ class Schedule(Section):
         ge=0,
         kohya=("lr_warmup_steps",),
         unit="steps",
+    )
+    cycles: float = key(
+        1, "cosine_with_restarts: how often it falls.", ge=1, le=1000, kohya=("lr_scheduler_num_cycles",)
+    )
+    power: float = key(1, "polynomial: the exponent.", gt=0, kohya=("lr_scheduler_power",))
+    minimum: float = key(
+        0.0, "Share of the learning rate that is never undercut.", ge=0, le=1, kohya=("lr_scheduler_min_lr_ratio",)
+    )
+    decay: float = key(
+        0.2, "warmup_stable_decay: share of the run in which it falls.", gt=0, le=1, kohya=("lr_decay_steps",)
     )
 
 
@@ -198,22 +246,35 @@ class Noise(Section):
 
 
 class Samples(Section):
-    prompts: list[str] = key([], "Prompts that are drawn during training with fixed seeds.", kohya=("sample_prompts",))
+    prompts: list[str] | str = key(
+        [],
+        "Prompts that are drawn during training, or a prompt file (.txt, .toml, .json). A prompt may end in kohya's "
+        "flags: --n negative --w width --h height --d seed --s steps --l guidance --ss sampler.",
+        kohya=("sample_prompts",),
+        path=True,
+    )
     negative: str = key("", "Negative prompt of all samples.")
-    every: int = key(
-        0, "Steps between samples; 0 = only at the end.", ge=0, kohya=("sample_every_n_steps",), unit="steps"
+    every: Every = key(
+        0,
+        "How often samples are drawn: steps, or a text such as '15m' or '1 epoch'; 0 = only at the end.",
+        kohya=("sample_every_n_steps", "sample_every_n_epochs"),
+        unit="steps",
     )
     at_start: bool = key(False, "Draw the samples before the first step too.", kohya=("sample_at_first",))
+    sampler: Sampler = key("ddim", "Sampler, by kohya's names.", kohya=("sample_sampler",))
     steps: int = key(30, "Sampling steps.", ge=1, le=1000)
     guidance: float = key(7.5, "Classifier-free guidance scale.", ge=0)
     width: int = key(512, "Width in pixels.", ge=8)
     height: int = key(512, "Height in pixels.", ge=8)
-    seed: int = key(1, "Seed of the first prompt; each next prompt adds one.", ge=0)
+    seed: int = key(1, "Seed of the first prompt; each next prompt adds one.", ge=0, lt=2**63)
 
 
 class Save(Section):
-    every: int = key(
-        0, "Steps between saved results; 0 = only at the end.", ge=0, kohya=("save_every_n_steps",), unit="steps"
+    every: Every = key(
+        0,
+        "How often results are saved: steps, or a text such as '15m' or '1 epoch'; 0 = only at the end.",
+        kohya=("save_every_n_steps", "save_every_n_epochs"),
+        unit="steps",
     )
     dtype: Literal["fp32", "fp16", "bf16"] = key("fp16", "Storage of saved weights.", kohya=("save_precision",))
     keep: int = key(
@@ -297,8 +358,8 @@ class DatasetOptions(SubsetOptions):
     bucket_reso_steps: int = key(64, "Sides of buckets are multiples of this.", ge=8)
     bucket_no_upscale: bool = key(False, "Never enlarge an image.")
     network_multiplier: float = key(1.0, "Accepted and without effect, as in sd-scripts.")
-    validation_split: float = key(0.0, "Share of images held out.", ge=0, lt=1, later=True)
-    validation_seed: int | None = key(None, "Seed of the split.", later=True)
+    validation_split: float = key(0.0, "Share of these images held out; 0 = as validation.split says.", ge=0, lt=1)
+    validation_seed: int | None = key(None, "Seed of the choice; not set = validation.seed.")
 
 
 class Subset(SubsetOptions):
@@ -321,6 +382,42 @@ class General(DatasetOptions):
     """[general]: values for all datasets."""
 
 
+class Validation(Section):
+    """What tells whether the run learns: the loss on images that do not train, always with the same plain noise."""
+
+    split: float = key(
+        0.0,
+        "Share of the images that is held out of training to measure what was learned; 0 = none.",
+        ge=0,
+        lt=1,
+        basic=True,
+        kohya=("validation_split",),
+    )
+    seed: int = key(
+        0,
+        "Seed of the choice of images and of their noise; independent of run.seed, so that runs can be compared.",
+        ge=0,
+        lt=2**63,
+        kohya=("validation_seed",),
+    )
+    every: Every = key(
+        0,
+        "How often to measure: steps, or a text such as '15m' or '1 epoch'; 0 = ten times in the run.",
+        kohya=("validate_every_n_steps", "validate_every_n_epochs"),
+        unit="steps",
+    )
+    draws: int = key(4, "Noises and timesteps per image, one in each of as many slices of the schedule.", ge=1, le=1000)
+    images: int = key(
+        50, "At most so many held-out images are measured; 0 = all.", ge=0, kohya=("max_validation_steps",)
+    )
+    training_images: int = key(
+        16, "So many training images are measured in the same way, so that memorising shows.", ge=0
+    )
+    early_stop: int = key(0, "End the run after so many measurements without a new best; 0 = never.", ge=0)
+    keep_best: bool = key(True, "Save the result with the lowest held-out loss as <name>-best.")
+    datasets: list[Dataset] = key([], "Images to measure with, in place of held-out ones; written like [[datasets]].")
+
+
 class BaseConfig(Section):
     """A whole file. `Config` is this with the settings of the noise plugins that are installed."""
 
@@ -334,6 +431,7 @@ class BaseConfig(Section):
     loss: Loss = Field(default_factory=Loss)
     noise: Noise = Field(default_factory=Noise)
     samples: Samples = Field(default_factory=Samples)
+    validation: Validation = Field(default_factory=Validation)
     save: Save = Field(default_factory=Save)
     logging: Logging = Field(default_factory=Logging)
     data: Data = Field(default_factory=Data)

@@ -13,6 +13,13 @@ from torch.optim import Optimizer
 from trainer.errors import UserError
 from trainer.parameters import Group
 
+# Names that users of kohya's sd-scripts know, where the libraries' class is called otherwise.
+ALIASES = {
+    "adamwschedulefree": "schedulefreeadamw",
+    "radamschedulefree": "schedulefreeradam",
+    "sgdschedulefree": "schedulefreesgd",
+}
+
 
 def build(name: str, groups: Sequence[Group], args: dict[str, Any]) -> Optimizer:
     """The optimizer over the groups. Raises UserError for an unknown name or argument.
@@ -42,6 +49,7 @@ def _find(name: str) -> type[Any]:
         if not isinstance(found, type):
             raise UserError(f"optimizer.name: {name!r}: {module_name!r} has no class {class_name!r}.")
         return found
+    name = ALIASES.get(name.lower(), name)
     for candidates in (_torch, _bitsandbytes, _pytorch_optimizer):
         optimizers = candidates()
         if name.lower() in optimizers:

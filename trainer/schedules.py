@@ -1,28 +1,85 @@
-"""How the learning rate moves: a factor per step."""
+"""How the learning rate moves: a factor per step, as pure functions of the share of the run that is done.
+
+After the warm-up every schedule but inverse_sqrt sees only `share`, 0 at its end and 1 at the end of the run.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def warmup_steps(warmup: float, total: int) -> int:
-    """A warm-up below 1 is a share of all steps."""
-    return round(warmup * total) if warmup < 1 else int(warmup)
+@dataclass(frozen=True)
+class Shape:
+    """One run's schedule. `warmup` below 1 is a share of all steps, else a number of steps."""
+
+    name: str = "constant"
+    warmup: float = 0
+    cycles: float = 1
+    power: float = 1
+    minimum: float = 0  # share of the learning rate that is never undercut
+    decay: float = 0.2  # warmup_stable_decay: share of the run, at its end, in which it falls
+
+    def warmup_steps(self, total: int) -> int:
+        return round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor of the learning rate in the step after `step` finished ones."""
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.name == "inverse_sqrt":
+            return math.sqrt(max(1, warmup) / max(1, warmup, step))
+        share = min(1.0, (step - warmup) / max(1, total - warmup))
+        return self.minimum + (1 - self.minimum) * SCHEDULES[self.name](share, self)
 
 
-def factor(name: str, step: int, *, warmup: int, total: int) -> float:
-    """The learning rate's factor at a step: rises linearly over the warm-up, then constant, linear or cosine to 0."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if name == "constant":
-        return 1.0
-    share = min(1.0, (step - warmup) / max(1, total - warmup))
-    return 1.0 - share if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
+def constant(share: float, shape: Shape) -> float:
+    return 1.0
 
 
-def build(optimizer: Optimizer, name: str, *, warmup: float, total: int) -> LambdaLR:
-    steps = warmup_steps(warmup, total)
-    return LambdaLR(optimizer, lambda step: factor(name, step, warmup=steps, total=total))
+def linear(share: float, shape: Shape) -> float:
+    return 1.0 - share
+
+
+def cosine(share: float, shape: Shape) -> float:
+    """Half a cosine wave down; with more cycles, that many whole waves less a half."""
+    return 0.5 * (1 + math.cos(math.pi * share * (2 * shape.cycles - 1)))
+
+
+def cosine_with_restarts(share: float, shape: Shape) -> float:
+    """`cycles` falls, each from the full rate: Loshchilov and Hutter 2016, arXiv 1608.03983, without growing periods."""
+    return 0.0 if share >= 1 else 0.5 * (1 + math.cos(math.pi * (share * shape.cycles % 1.0)))
+
+
+def polynomial(share: float, shape: Shape) -> float:
+    return float((1 - share) ** shape.power)
+
+
+def rex(share: float, shape: Shape) -> float:
+    """Chen et al. 2021, arXiv 2107.04197, equation 1: stays high, falls late."""
+    return (1 - share) / (0.5 + 0.5 * (1 - share))
+
+
+def warmup_stable_decay(share: float, shape: Shape) -> float:
+    """Hu et al. 2024, arXiv 2404.06395: constant, then a linear fall over the last `decay` of the run."""
+    return min(1.0, (1 - share) / shape.decay)
+
+
+SCHEDULES: dict[str, Callable[[float, Shape], float]] = {
+    function.__name__: function
+    for function in (constant, linear, cosine, cosine_with_restarts, polynomial, rex, warmup_stable_decay)
+}
+
+
+def build(optimizer: Optimizer, shape: Shape, *, total: int, until: Sequence[int]) -> LambdaLR:
+    """The schedule over an optimizer's groups; group i stops training after `until[i]` steps."""
+
+    def of_group(last: int) -> Callable[[int], float]:
+        return lambda step: shape.factor(step, total) if step < last else 0.0
+
+    return LambdaLR(optimizer, [of_group(last) for last in until])

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
-from trainer import schedules
 from trainer.events import MetricsFile, Step, Stop
 from trainer.randomness import derive, generator
 from trainer.run_dir import RunDir
-from trainer.validation import stratified_timesteps
 
 
 def test_streams_differ_in_every_argument_and_repeat() -> None:
@@ -26,20 +23,6 @@ def test_streams_differ_in_every_argument_and_repeat() -> None:
     seeds = {derive(*key) for key in keys}
     assert len(seeds) == len(keys)
     assert torch.equal(torch.rand(3, generator=generator(*keys[0])), torch.rand(3, generator=generator(*keys[0])))
-
-
-def test_cosine_and_linear_schedules_by_hand() -> None:
-    assert [schedules.factor("constant", s, warmup=3, total=10) for s in (0, 2, 3, 9)] == [0.25, 0.75, 1, 1]
-    assert schedules.factor("linear", 6, warmup=2, total=10) == 0.5
-    assert schedules.factor("cosine", 6, warmup=2, total=10) == pytest.approx(0.5)
-    assert schedules.factor("cosine", 10, warmup=2, total=10) == 0
-    assert schedules.warmup_steps(0.1, 200) == 20
-    assert schedules.warmup_steps(15, 200) == 15
-
-
-def test_stratified_timesteps_fill_every_slice_once() -> None:
-    drawn = stratified_timesteps(50, 0, 1000, generator(0, "v"))
-    assert sorted((drawn // 20).tolist()) == list(range(50))
 
 
 def test_metrics_lines_survive_a_torn_end(tmp_path: Path) -> None:
