@@ -301,6 +301,17 @@ class Data(Section):
     )
     train_data_dir: str = key("", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True)
     reg_data_dir: str = key("", "The same for regularisation images.", path=True)
+    latent_sampling: Literal["mean", "once", "fresh"] = key(
+        "mean", "Cached latents: the VAE's mean, one sample of its posterior, or a fresh sample each time.", later=True
+    )
+    cache_to_disk: bool = key(
+        False, "Keep latents and text on the disk, for other runs too.", later=True, kohya=("cache_latents_to_disk",)
+    )
+    cache_dir: str = key("cache", "Folder of the disk cache.", path=True, kohya=("cache_directory",))
+    cache_dtype: Literal["fp32", "fp16", "bf16"] = key("fp32", "Storage of latents on the disk.")
+    kohya_latents: bool = key(
+        False, "Take over kohya's .npz latents where they fit; their VAE is not known.", later=True
+    )
     background: str = key("white", "Colour behind transparent images: a name or #rrggbb.")
     prior_loss_weight: float = key(1.0, "Weight of regularisation images in the loss.", ge=0, le=1000)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from trainer.batch import TextStates
@@ -64,35 +64,62 @@ class MemoryLatents:
         return cls(found)
 
 
+class TextStore(Protocol):
+    """Where the states of captions are kept."""
+
+    def __contains__(self, caption: object) -> bool: ...
+
+    def __getitem__(self, caption: str) -> TextStates: ...
+
+    def chunks(self, captions: Sequence[str], batch_size: int) -> list[list[str]]:
+        """The captions in the portions in which they are to be added."""
+        ...
+
+    def add(self, states: Mapping[str, TextStates]) -> None: ...
+
+
+class MemoryTexts(dict[str, TextStates]):
+    """In the host's memory."""
+
+    def chunks(self, captions: Sequence[str], batch_size: int) -> list[list[str]]:
+        return [list(captions[i : i + batch_size]) for i in range(0, len(captions), batch_size)]
+
+    def add(self, states: Mapping[str, TextStates]) -> None:
+        self.update(states)
+
+
 class TextCache:
     """The text states of each distinct caption. Those that were not prepared are encoded when they are asked for, and
     only the `recent` latest of them are kept: captions whose tags are shuffled hardly ever come again."""
 
-    def __init__(self, encode: EncodeText, *, batch_size: int = 16, recent: int = 256) -> None:
+    def __init__(
+        self, encode: EncodeText, *, store: TextStore | None = None, batch_size: int = 16, recent: int = 256
+    ) -> None:
         self._encode = encode
+        self._store: TextStore = MemoryTexts() if store is None else store
         self._batch_size = batch_size
         self._recent = recent
-        self._prepared: dict[str, TextStates] = {}
         self._passing: dict[str, TextStates] = {}  # the oldest first
-
-    def __len__(self) -> int:
-        return len(self._prepared)
 
     def prepare(self, captions: Iterable[str], on_progress: Progress | None = None) -> None:
         """Encodes the captions that are not there yet, to keep."""
-        missing = sorted(set(captions) - self._prepared.keys())
-        for start in range(0, len(missing), self._batch_size):
-            chunk = missing[start : start + self._batch_size]
-            self._prepared |= self._encoded(chunk)
-            if on_progress is not None:
-                on_progress(start + len(chunk), len(missing))
+        missing = sorted(caption for caption in set(captions) if caption not in self._store)
+        done = 0
+        for chunk in self._store.chunks(missing, self._batch_size):
+            states: dict[str, TextStates] = {}
+            for start in range(0, len(chunk), self._batch_size):
+                states |= self._encoded(chunk[start : start + self._batch_size])
+                done = done + len(chunk[start : start + self._batch_size])
+                if on_progress is not None:
+                    on_progress(done, len(missing))
+            self._store.add(states)
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """The states of a batch of captions, joined, on the CPU."""
-        missing = sorted(set(captions) - self._prepared.keys() - self._passing.keys())
+        missing = sorted({c for c in captions if c not in self._store and c not in self._passing})
         if missing:
             self._passing |= self._encoded(missing)
-        found = TextStates.cat([self._prepared.get(c) or self._passing[c] for c in captions])
+        found = TextStates.cat([self._store[c] if c in self._store else self._passing[c] for c in captions])
         while len(self._passing) > self._recent:
             del self._passing[next(iter(self._passing))]
         return found

@@ -61,36 +61,54 @@ def batches_of_one_size(dataset: Dataset, wanted: Sequence[Variant], batch_size:
     return [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
 
 
+Ready = Callable[[Variant], "Stored | None"]  # what need not be encoded, since it lies elsewhere
+
+
 def encoded(
-    dataset: Dataset, batches: Sequence[Sequence[Variant]], encode: Encode, *, workers: int = WORKERS
+    dataset: Dataset,
+    batches: Sequence[Sequence[Variant]],
+    encode: Encode,
+    *,
+    ready: Ready | None = None,
+    workers: int = WORKERS,
 ) -> Iterator[tuple[Variant, Stored]]:
     """Encodes batches of one size each, in their order.
 
     Raises UserError naming the file that cannot be read, or of which the VAE makes NaN.
     """
 
-    def rendered(variant: Variant) -> Rendered:
+    def prepared(variant: Variant) -> Rendered | Stored:
+        found = ready(variant) if ready is not None else None
         item = dataset.items[variant.item]
-        return render(item, views.plain(item, mirrored=variant.mirrored), dataset.rendering)
+        return found or render(item, views.plain(item, mirrored=variant.mirrored), dataset.rendering)
 
     flat = [variant for batch in batches for variant in batch]
     longest = max(map(len, batches), default=1)
-    pictures = in_order(rendered, flat, workers=workers, window=workers + 2 * longest)
+    inputs = in_order(prepared, flat, workers=workers, window=workers + 2 * longest)
     for batch in batches:
-        drawn = [next(pictures) for _ in batch]
-        output = encode(torch.stack([picture.tensor() for picture in drawn]))  # (B, 3, H, W)
-        mean, std = output if isinstance(output, tuple) else (output, None)
-        means = mean.detach().float().cpu()  # (B, C, h, w)
-        stds = None if std is None else std.detach().float().cpu()
-        for row, (variant, picture) in enumerate(zip(batch, drawn, strict=True)):
-            # Cloned: a row of a larger tensor would keep all of it alive.
-            stored = Stored(
-                means[row].clone(),
-                None if stds is None else stds[row].clone(),
-                None if picture.mask is None else torch.from_numpy(picture.mask.copy()),
-            )
+        given = [next(inputs) for _ in batch]
+        pictures = [one for one in given if isinstance(one, Rendered)]
+        made = iter(_through(encode, pictures)) if pictures else iter(())
+        for variant, one in zip(batch, given, strict=True):
+            stored = one if isinstance(one, Stored) else next(made)
             check_finite(stored, dataset.items[variant.item].path)
             yield variant, stored
+
+
+def _through(encode: Encode, pictures: Sequence[Rendered]) -> list[Stored]:
+    output = encode(torch.stack([picture.tensor() for picture in pictures]))  # (B, 3, H, W)
+    mean, std = output if isinstance(output, tuple) else (output, None)
+    means = mean.detach().float().cpu()  # (B, C, h, w)
+    stds = None if std is None else std.detach().float().cpu()
+    return [
+        # Cloned: a row of a larger tensor would keep all of it alive.
+        Stored(
+            means[row].clone(),
+            None if stds is None else stds[row].clone(),
+            None if picture.mask is None else torch.from_numpy(picture.mask.copy()),
+        )
+        for row, picture in enumerate(pictures)
+    ]
 
 
 def reduced(stored: Stored, sampling: Sampling, key: str) -> Stored:
