@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from trainer import lora, optimizers, outputs, parameters, prompts, registry, schedules, validation_set
 from trainer.batch import TextStates
@@ -20,15 +21,15 @@ from trainer.config_checks import notes
 from trainer.config_io import looks_like_path
 from trainer.console import Console
 from trainer.control import Control
-from trainer.data.cache import MemoryLatents, TextCache
 from trainer.data import holdout
+from trainer.data.cache import MemoryLatents, TextCache
 from trainer.data.dataset import Dataset
 from trainer.data.holdout import Split
 from trainer.data.loader import Loader
-from trainer.data.plan import Plan
+from trainer.data.plan import Plan, global_index
 from trainer.data.scan import scan
 from trainer.errors import RunError, UserError
-from trainer.events import Error, Start
+from trainer.events import Error, Sink, Start
 from trainer.facts import metadata_of
 from trainer.guards import memory_advice
 from trainer.holder import holder_of, in_use
@@ -36,6 +37,7 @@ from trainer.loop import Loop, Pace
 from trainer.losses import Loss
 from trainer.network import Network
 from trainer.noise import NoiseChain
+from trainer.noise_pool import NoisePool, Place
 from trainer.parameters import Group, Rates
 from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, FullResult, LoraResult, Result
@@ -94,7 +96,9 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     wanted = prompts.requests(config.samples)
     accelerator = accelerator_for(config)
     family = open_family(config)
-    split = split_data(config, console, scan_data(config, console, family), family.latent_factor)
+    split = split_of(config, scan_data(config, console, family), family.latent_factor)
+    for line in held_out_lines(config, split):
+        console.say(line)
     dataset = split.training
     rates = prepare_parts(config, family)
     family.to(accelerator.device, DTYPES[config.training.precision])
@@ -120,7 +124,7 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     folder = RunFolder(run_dir, config, accelerator, console)
     emit = folder.emit
     control = Control(run_dir.control)
-    validator = validator_of(config, console, accelerator, family, split, run_dir, result, emit, done)
+    validator = validator_of(config, accelerator, family, split, run_dir, result, emit, done)
     loop = Loop(
         accelerator=accelerator,
         network=network,
@@ -128,7 +132,7 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
             predict=network,
             encode_images=family.encode_images,
             objective=objective_of(config, family),
-            noise=noise_chain(config),
+            noise=noise_chain(config, loader, pace, accelerator),
             timesteps=timesteps_of(config),
             loss=Loss(**config.loss.model_dump()),
         ),
@@ -165,16 +169,21 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
 
 def summary(config: BaseConfig) -> list[str]:
     """What would train, for `check`: reads headers and captions, loads no weights."""
-    dataset = scan(config.datasets, config.general, config.data, config_dir=Path.cwd())
+    scanned = scan(config.datasets, config.general, config.data, config_dir=Path.cwd())
+    split = split_of(config, scanned, scanned.rendering.cell)
+    dataset = split.training
     plan = Plan(dataset, config.run.seed)
     pace = pace_of(config, plan, 1)
+    pictures = prompts.requests(config.samples)
     sizes = Counter(item.target for item in dataset.items)
     return [
         *dataset.notes,
+        *held_out_lines(config, split),
         *(f"{skipped.path}: skipped: {skipped.reason}" for skipped in dataset.skipped),
         *(f"bucket {width}x{height}: {count} images" for (width, height), count in sorted(sizes.items())),
         f"{len(dataset.items)} images, {plan.samples_per_epoch} samples in {plan.batches_per_epoch} batches per epoch",
         f"{pace.steps} steps, {pace.steps * pace.accumulation / plan.batches_per_epoch:.1f} epochs",
+        *([f"{len(pictures)} samples each time"] if pictures else ()),
     ]
 
 
@@ -235,8 +244,33 @@ def timesteps_of(config: BaseConfig) -> Timesteps:
     return Timesteps(low=settings.pop("min"), high=settings.pop("max"), **settings)
 
 
-def noise_chain(config: BaseConfig) -> NoiseChain:
-    return NoiseChain({n: registry.find("noise", n)(settings) for n, settings in config.noise.stages().items()})
+def noise_chain(config: BaseConfig, loader: Loader, pace: Pace, accelerator: Accelerator) -> NoiseChain:
+    """All stages that are on; one that pairs beyond its micro-batch gets a pool that looks ahead in the loader."""
+    chain = NoiseChain({n: registry.find("noise", n)(settings) for n, settings in config.noise.stages().items()})
+    for name, stage in chain.stages.items():
+        pool = getattr(stage, "pool", "batch")
+        if stage.phase != "pair" or pool == "batch":
+            continue
+        if not config.data.cache_latents:
+            raise UserError(f"noise.{name}.pool: pairing beyond the micro-batch needs data.cache_latents = true.")
+
+        def clean(place: Place) -> Tensor:
+            index = global_index(place[0], place[1], pace.accumulation, place[2], accelerator.num_processes)
+            latents = loader.batch(index).latents
+            assert latents is not None
+            return latents.to(accelerator.device).float()
+
+        chain.pool = NoisePool(
+            name,
+            stage,
+            size=pool if isinstance(pool, int) else 0,
+            clean=clean,
+            timesteps=timesteps_of(config),
+            accumulation=pace.accumulation,
+            ranks=accelerator.num_processes,
+            batch_size=max(group.batch_size for group in loader.dataset.groups),
+        )
+    return chain
 
 
 def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
@@ -272,6 +306,67 @@ def scan_data(config: BaseConfig, console: Console, family: Family) -> Dataset:
     for skipped in dataset.skipped:
         console.say(f"{skipped.path}: skipped: {skipped.reason}")
     return dataset
+
+
+def split_of(config: BaseConfig, dataset: Dataset, size_multiple: int) -> Split:
+    """What trains and what is held out to measure with; nothing is, unless the config asks for it."""
+    settings = config.validation
+    if not settings.datasets:
+        return holdout.split(dataset, settings)
+    return holdout.own_images(
+        dataset, settings, config.general, config.data, config_dir=Path.cwd(), size_multiple=size_multiple
+    )
+
+
+def held_out_lines(config: BaseConfig, split: Split) -> list[str]:
+    count = len(split.held_out.items)
+    if not count:
+        return []
+    measured = min(count, config.validation.images or count)
+    some = f" ({measured} of them are measured)" if measured < count else ""
+    return [f"validation: {count} images are held out{some}, {len(split.training.items)} train"]
+
+
+def validator_of(
+    config: BaseConfig,
+    accelerator: Accelerator,
+    family: Family,
+    split: Split,
+    run_dir: RunDir,
+    result: Result,
+    emit: Sink,
+    done: int,
+) -> Validator | None:
+    """None when nothing is held out."""
+    if not split.held_out.items:
+        return None
+    objective, settings = objective_of(config, family), config.validation
+
+    def encode_text(captions: Sequence[str]) -> TextStates:
+        with torch.no_grad(), accelerator.autocast():
+            return family.encode_text(captions)
+
+    questions = validation_set.make(
+        split,
+        settings,
+        objective=objective.diffusers_name,
+        schedule=len(family.alphas_cumprod),
+        encode_images=lambda pixels: family.encode_images(pixels.to(accelerator.device)),
+        encode_text=None if config.training.text_encoder else encode_text,
+    )
+    return Validator(
+        questions,
+        family,
+        objective,
+        accelerator,
+        run_dir,
+        result,
+        emit,
+        without=partial(lora.scaled, family, 0.0) if config.training.method == "lora" else None,
+        patience=settings.early_stop,
+        keep_best=settings.keep_best,
+        start=done,
+    )
 
 
 def last_step(config: BaseConfig, family: Family, group: Group, pace: Pace) -> int:

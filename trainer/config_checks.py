@@ -8,7 +8,7 @@ from pathlib import PurePath
 from pydantic import BaseModel
 
 from trainer import registry
-from trainer.config import BaseConfig, DatasetOptions, effective, extra
+from trainer.config import BaseConfig, Dataset, DatasetOptions, effective, extra
 from trainer.errors import UserError
 
 
@@ -24,12 +24,18 @@ def _required(config: BaseConfig) -> Iterator[str]:
         yield f"run.name: found {config.run.name!r}, expected a plain name without slashes (it becomes a folder)."
     if not config.datasets:
         yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
-    for d, dataset in enumerate(config.datasets):
+    for path, dataset in _tables(config):
         if not dataset.subsets:
-            yield f"datasets[{d}].subsets: missing; add [[datasets.subsets]] with image_dir."
+            yield f"{path}.subsets: missing; add [[{path.partition('[')[0]}.subsets]] with image_dir."
         for s, subset in enumerate(dataset.subsets):
             if not subset.image_dir and not subset.metadata_file:
-                yield f"datasets[{d}].subsets[{s}].image_dir: missing; name the folder of images."
+                yield f"{path}.subsets[{s}].image_dir: missing; name the folder of images."
+
+
+def _tables(config: BaseConfig) -> Iterator[tuple[str, Dataset]]:
+    """Every dataset table and its place."""
+    yield from ((f"datasets[{d}]", dataset) for d, dataset in enumerate(config.datasets))
+    yield from ((f"validation.datasets[{d}]", dataset) for d, dataset in enumerate(config.validation.datasets))
 
 
 def _exclusions(config: BaseConfig) -> Iterator[str]:
@@ -38,6 +44,8 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
         yield f"training.steps: {training.steps} excludes training.epochs = {training.epochs}; keep one of them."
     if not (training.unet or training.text_encoder):
         yield "training.unet: false, and training.text_encoder is false too: nothing would train."
+    if config.validation.split and config.validation.datasets:
+        yield f"validation.split: {config.validation.split:g} excludes [[validation.datasets]]; keep one of them."
     pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
     if len(pairing) > 1:
         yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
@@ -63,23 +71,23 @@ def _ranges(config: BaseConfig) -> Iterator[str]:
         yield f"timesteps.min: {config.timesteps.min} must be below timesteps.max = {config.timesteps.max}."
     if not config.training.epochs and config.schedule.warmup >= config.training.steps:
         yield f"schedule.warmup: {config.schedule.warmup:g} must be below training.steps = {config.training.steps}."
-    for d, dataset in enumerate(config.datasets):
+    for path, dataset in _tables(config):
         options = effective(DatasetOptions, dataset, config.general)
         sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
         if min(sides) < 8:
-            yield f"datasets[{d}].resolution: found {options.resolution}, expected at least 8."
+            yield f"{path}.resolution: found {options.resolution}, expected at least 8."
         if options.enable_bucket and options.min_bucket_reso > options.max_bucket_reso:
             low, high = options.min_bucket_reso, options.max_bucket_reso
-            yield f"datasets[{d}].min_bucket_reso: {low} must not be above max_bucket_reso = {high}."
+            yield f"{path}.min_bucket_reso: {low} must not be above max_bucket_reso = {high}."
 
 
 def _later(config: BaseConfig) -> Iterator[str]:
     sections: list[tuple[str, BaseModel]] = [
         (name, value) for name in type(config).model_fields if isinstance(value := getattr(config, name), BaseModel)
     ]
-    for d, dataset in enumerate(config.datasets):
-        sections.append((f"datasets[{d}]", dataset))
-        sections += [(f"datasets[{d}].subsets[{s}]", subset) for s, subset in enumerate(dataset.subsets)]
+    for table, dataset in _tables(config):
+        sections.append((table, dataset))
+        sections += [(f"{table}.subsets[{s}]", subset) for s, subset in enumerate(dataset.subsets)]
     for path, section in sections:
         for name, field in type(section).model_fields.items():
             if extra(field).get("later") and getattr(section, name) != field.get_default(call_default_factory=True):
@@ -97,4 +105,15 @@ def notes(config: BaseConfig) -> list[str]:
         lines.append("note: optimizer.text_encoder_lr has no effect without training.text_encoder = true.")
     if config.samples.every and not config.samples.prompts:
         lines.append("note: samples.every has no effect without samples.prompts.")
+    v, tables = config.validation, [*config.datasets, config.general]
+    measured = v.split or v.datasets or any(table.validation_split for table in tables)
+    if v.model_fields_set - {"split", "seed"} and not measured:
+        lines.append("note: [validation] has no effect without validation.split or [[validation.datasets]].")
+    sizes = [effective(DatasetOptions, dataset, config.general).batch_size for dataset in config.datasets]
+    for name, settings in config.noise.stages().items():
+        remark = getattr(registry.find("noise", name), "remark", lambda *_: None)(
+            settings, max(sizes, default=1), config.training.gradient_accumulation
+        )
+        if remark:
+            lines.append(f"note: noise.{name}: {remark}.")
     return lines

@@ -65,11 +65,10 @@ def metadata_of(
 
 
 def noise_metadata(config: BaseConfig) -> dict[str, object]:
-    """What each noise plugin writes about its settings, those that are off too."""
+    """What each noise stage that is on writes about its settings."""
     found: dict[str, object] = {}
-    for name in registry.names("noise"):
+    for name, settings in config.noise.stages().items():
         plugin = registry.find("noise", name)
-        settings = getattr(config.noise, name, None) or plugin.Settings()
         tell = getattr(plugin, "metadata", None)
         found |= tell(settings) if tell else {f"ss_noise_{name}": settings.model_dump_json()}
     return found

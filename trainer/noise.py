@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -37,10 +38,17 @@ def gaussian(like: Tensor, stream: Generator) -> Tensor:
     return drawn.to(like.device)
 
 
+class Pool(Protocol):
+    """trainer.noise_pool.NoisePool."""
+
+    def draw(self, streams: Streams) -> NoiseDraw: ...
+
+
 class NoiseChain:
     """The stages of a run in the order pair -> shape -> perturb, whatever their order in the file."""
 
     def __init__(self, stages: Mapping[str, NoiseStage]) -> None:
+        self.pool: Pool | None = None  # takes the place of the pairing stage where that looks beyond the micro-batch
         self.stages = dict(sorted(stages.items(), key=lambda item: (PHASES.index(item[1].phase), item[0])))
 
     @torch.no_grad()
@@ -49,5 +57,8 @@ class NoiseChain:
         plain = gaussian(clean, streams.generator("noise"))
         draw = NoiseDraw(target=plain, mixed=plain)
         for name, stage in self.stages.items():
+            if self.pool is not None and stage.phase == "pair":
+                draw = self.pool.draw(streams)
+                continue
             draw = stage(draw, clean, timesteps, streams.generator(f"noise.{name}"))
         return draw

@@ -27,6 +27,9 @@ class NoiseStage(Protocol):
     A pairing stage gets the plain Gaussian draw and the clean latents, a shaping stage changes `target` and `mixed`
     alike, a perturbing stage changes `mixed` only. A classmethod `metadata(settings) -> dict[str, object]` may give the
     ss_ keys under which other tools look for the settings in a LoRA file; without it they stand there as JSON.
+    A classmethod `remark(settings, batch_size, accumulation) -> str | None` may say that settings have no effect.
+    A pairing stage may have an attribute `pool`: "batch" (the micro-batch), "step" (all samples of an optimizer step) or a
+    number of samples ahead; it is then called with that many samples at once.
     """
 
     Settings: ClassVar[type[BaseModel]]  # every setting with bounds, default and help

@@ -110,6 +110,17 @@ class Assignment:
         return settings.pool != 0 and (settings.pool != 1 or settings.candidates > 1)
 
     @classmethod
+    def remark(cls, settings: AssignmentSettings, batch_size: int, accumulation: int) -> str | None:
+        """A warning when these settings pair a sample with the only noise there is."""
+        samples = {"batch": batch_size, "step": batch_size * accumulation}.get(str(settings.pool), 2)
+        if samples > 1 or settings.candidates > 1:
+            return None
+        return (
+            f"with one sample at a time pool = {settings.pool!r} changes nothing; give a number of samples ahead, "
+            "such as pool = 512, or candidates, or use noise.oversampling"
+        )
+
+    @classmethod
     def metadata(cls, settings: AssignmentSettings) -> dict[str, object]:
         """No other tool has keys for it."""
         return {"ss_noise_assignment": settings.pool, "ss_noise_assignment_candidates": settings.candidates}

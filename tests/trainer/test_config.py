@@ -9,6 +9,7 @@ import pytest
 
 from trainer import config_io
 from trainer.config import Config, DatasetOptions, SubsetOptions, effective
+from trainer.config_checks import notes
 from trainer.errors import UserError
 
 GOOD = """
@@ -159,3 +160,19 @@ def test_every_key_of_the_schema_has_a_help_text() -> None:
 
 def test_the_json_schema_knows_noise_plugins() -> None:
     assert "oversampling" in str(config_io.schema())
+
+
+def test_settings_without_effect_are_told() -> None:
+    def lines(*overrides: str) -> str:
+        return "\n".join(notes(parse(GOOD, "noise={}", *overrides)))
+
+    assert "[lora] has no effect" in lines("training.method='full'", "lora.rank=4")
+    assert "noise.assignment: with one sample at a time" in lines(
+        "noise.assignment='batch'", "datasets[0].batch_size=1"
+    )
+    assert lines("noise.assignment=512", "datasets[0].batch_size=1") == ""
+    assert lines("noise.assignment='batch'") == ""
+
+
+def test_only_one_setting_can_pair() -> None:
+    assert "excludes noise.assignment" in problems(GOOD, "noise.assignment='batch'")
