@@ -92,7 +92,7 @@ def _make_absolute(section: BaseModel, directory: Path) -> None:
             if isinstance(child, BaseModel):
                 _make_absolute(child, directory)
         # A default is made absolute too (output_dir), but an empty path stays empty.
-        if extra(field).get("path") and value:
+        if extra(field).get("path") and value and isinstance(value, str):
             path = directory / Path(value).expanduser()
             # A hub id looks like a relative path: it stays as it is when nothing lies there.
             if name not in ("base", "vae", "tokenizer") or path.exists() or looks_like_path(value):
@@ -114,11 +114,20 @@ def to_dict(config: Config) -> dict[str, Any]:
     for name in type(config).model_fields:
         section = getattr(config, name)
         if isinstance(section, list):
-            values[name] = [item.model_dump(mode="json", exclude_unset=True) for item in section]
+            values[name] = _written(section)
         else:
             unset = isinstance(section, (DatasetOptions, SubsetOptions))
             values[name] = section.model_dump(mode="json", exclude_unset=unset, exclude_none=True)
+            values[name] |= {key: _written(child) for key, child in section if _is_tables(child)}
     return {name: value for name, value in values.items() if value}
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], BaseModel)
+
+
+def _written(tables: Sequence[BaseModel]) -> list[dict[str, Any]]:
+    return [table.model_dump(mode="json", exclude_unset=True) for table in tables]
 
 
 def to_toml(config: Config) -> str:

@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from trainer.events import Error, Event, Notice, Sample, Save, Start, Step, Stop
+from trainer.events import Error, Event, Notice, Sample, Save, Start, Step, Stop, Validation
 
 Update = Callable[[int, str], None]  # (done, remark)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -105,6 +105,8 @@ class RunLines:
                 say(f"step {event.step}: drew {', '.join(event.files)}")
             case Save():
                 say(f"step {event.step}: saved {event.file}")
+            case Validation():
+                say(f"step {event.step}: {event.message}")
             case Notice():
                 say(event.message)
             case Stop():

@@ -29,6 +29,7 @@ class Control:
     def __init__(self, file: Path | None = None) -> None:
         self.stop_requested = False
         self.paused = False
+        self.ended = False  # the run decided itself that it is done before its last step
         self._file = file
 
     def take(self) -> set[str]:

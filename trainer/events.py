@@ -58,6 +58,22 @@ class Save(Event):
 
 
 @dataclass(frozen=True)
+class Validation(Event):
+    """The loss on images that do not train. `better` is a share of the base's loss: [mean, low, high] at 95 %."""
+
+    kind = "validation"
+    loss: float
+    training_loss: float | None  # a few training images, asked in the same way
+    base_loss: float | None
+    base_training_loss: float | None
+    better: list[float | None] | None
+    best: int  # step of the lowest loss so far
+    bins: list[dict[str, float]]  # by timestep: low, high (exclusive), loss
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something a person should know that did not end the run: a skipped step, a pause, a failed save."""
 
@@ -132,5 +148,9 @@ class TensorBoardFile:
                 self._writer.add_scalar(f"lr/{part}", rate, event.step)
             if event.grad_norm is not None:
                 self._writer.add_scalar("grad_norm", event.grad_norm, event.step)
+        elif isinstance(event, Validation):
+            self._writer.add_scalar("validation/loss", event.loss, event.step)
+            if event.training_loss is not None:
+                self._writer.add_scalar("validation/loss_of_training_images", event.training_loss, event.step)
         elif isinstance(event, Stop):
             self._writer.close()

@@ -1,4 +1,4 @@
-"""What validation asked and what it was answered, as files in the run's folder: questions, the base, each checkpoint."""
+"""What validation asked, and what the base and each checkpoint answered, as files in the run's folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Questions:
-    """What every checkpoint and the base are asked, in this order. Losses of different objectives cannot be compared."""
+    """What every checkpoint and the base are asked, in this order. Only losses of one objective can be compared."""
 
     seed: int
     objective: str
@@ -88,18 +88,22 @@ def read(folder: Path) -> Measurements | None:
     )
 
 
-def begin(folder: Path, questions: Questions, step: int) -> Measurements:
-    """Prepares a run that stands at `step`: answers to other questions, or of steps that come again, are removed."""
+def known(folder: Path, questions: Questions, step: int) -> Measurements:
+    """What holds for a run that goes on after `step`: not the answers to other questions or of steps to come again."""
     found = read(folder)
     if found is None or found.questions != questions:
-        for file in folder.glob("*.json"):
-            file.unlink()
-        write_text(folder / QUESTIONS, json.dumps({"format": FORMAT, **asdict(questions)}))
         return Measurements(questions, None, ())
-    for late in found.checkpoints:
-        if late.step is not None and late.step > step:
-            _file(folder, late.step).unlink()
     return Measurements(questions, found.base, tuple(c for c in found.checkpoints if (c.step or 0) <= step))
+
+
+def begin(folder: Path, held: Measurements) -> None:
+    """Makes the folder hold these measurements and no others."""
+    keep = {folder / QUESTIONS, *(_file(folder, c.step) for c in held.checkpoints)}
+    if held.base is not None:
+        keep.add(_file(folder, None))
+    for file in set(folder.glob("*.json")) - keep:
+        file.unlink()
+    write_text(folder / QUESTIONS, json.dumps({"format": FORMAT, **asdict(held.questions)}))
 
 
 def write(folder: Path, answers: Answers) -> None:

@@ -1,56 +1,172 @@
-"""What a run does between its steps: draws samples, saves results and checkpoints."""
+"""What a run does between its steps: draws samples, measures, saves results and checkpoints."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
 from accelerate import Accelerator
 
-from trainer import sampling
-from trainer.config import Samples
-from trainer.events import Sample, Save, Sink
-from trainer.loop import Periodic
+from trainer import contact_sheet, sampling
+from trainer.control import Control
+from trainer.events import Notice, Sample, Save, Sink
+from trainer.intervals import Interval
+from trainer.loop import Pace, Periodic
+from trainer.prompts import Request
 from trainer.protocols import Family
 from trainer.results import Result
 from trainer.resume import Keeper
 from trainer.run_dir import RunDir
-from trainer.sampling import Request
+from trainer.validator import Validator
+
+MEASUREMENTS = 10  # of a run whose config does not say how often
 
 
-def requests(settings: Samples) -> list[Request]:
-    """The pictures that the config asks for, each with a seed of its own."""
-    s = settings
+def _never(step: int) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Recurring(Periodic):
+    """Due when `when(step)` says so."""
+
+    when: Callable[[int], bool] = field(default=_never, kw_only=True)
+
+    def due(self, step: int) -> bool:
+        return self.when(step)
+
+
+def schedule(every: int | str, pace: Pace, accelerator: Accelerator) -> Callable[[int], bool]:
+    """Whether something is due after a step: the same answer on every process."""
+    interval = Interval.parse(every)
+    if interval.seconds:
+        return _Timer(interval.seconds, pace.log_every, accelerator)
+    steps_per_epoch = pace.batches_per_epoch / (pace.accumulation * accelerator.num_processes)
+    return lambda step: interval.after_step(step, steps_per_epoch)
+
+
+class _Timer:
+    """The main process's clock decides; others are asked where the log waits for the device anyway."""
+
+    def __init__(self, seconds: float, log_every: int, accelerator: Accelerator) -> None:
+        self._seconds, self._log_every, self._accelerator = seconds, log_every, accelerator
+        self._last = time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        due = time.monotonic() - self._last >= self._seconds
+        if self._accelerator.num_processes > 1:
+            if step % self._log_every:
+                return False
+            mine = torch.tensor(float(due and self._accelerator.is_main_process), device=self._accelerator.device)
+            due = bool(self._accelerator.reduce(mine, "sum").item() > 0)
+        if due:
+            self._last = time.monotonic()
+        return due
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Draws what the config asks for, on the main process. What goes wrong with one picture is told, not raised."""
+
+    wanted: Sequence[Request]
+    run_dir: RunDir
+    family: Family
+    emit: Sink
+    accelerator: Accelerator
+    control: Control
+
+    def periodic(self, when: Callable[[int], bool], *, at_start: bool) -> Periodic:
+        on = bool(self.wanted)
+        return Recurring(
+            self.act,
+            0,
+            at_start=on and at_start,
+            at_end=on,
+            name="sample" if on else "",
+            when=when if on else _never,
+        )
+
+    def act(self, step: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        drawn: dict[int, Path] = {}
+        for members in sampling.groups(self.wanted):
+            if self.control.stop_requested:
+                break
+            drawn |= self._draw(step, members)
+        if drawn:
+            names = [drawn[i].relative_to(self.run_dir.path).as_posix() for i in sorted(drawn)]
+            self.emit(Sample(step, files=names, prompts=[self.wanted[i].prompt for i in sorted(drawn)]))
+        for index in drawn:
+            contact_sheet.write(self.run_dir.samples, index, self.wanted[index].prompt, self.run_dir.sheet(index))
+
+    def _draw(self, step: int, members: Sequence[int]) -> dict[int, Path]:
+        """The files of those requests that could be drawn, by index."""
+        pictures = []
+        try:
+            with self.accelerator.autocast():
+                pictures = sampling.draw(
+                    self.family, [self.wanted[i] for i in members], lambda: self.control.stop_requested
+                )
+        except sampling.InterruptedDrawingError:
+            return {}
+        except torch.OutOfMemoryError:
+            self.emit(Notice(step, message=self._too_large(step, members)))
+        if not pictures:
+            sampling.free_memory()  # outside the handler: the exception holds the tensors that filled the memory
+        files = {index: self.run_dir.sample(step, index) for index in members}
+        for index, picture in zip(members, pictures, strict=False):
+            sampling.save(picture, files[index])
+        return files if pictures else {}
+
+    def _too_large(self, step: int, members: Sequence[int]) -> str:
+        first = self.wanted[members[0]]
+        which = ", ".join(str(index) for index in members)
+        return (
+            f"step {step}: the memory ran out while drawing sample {which} ({first.width}x{first.height}); it was left "
+            "out and training goes on. A smaller samples.width and samples.height needs less."
+        )
+
+
+def validations(validator: Validator, every: int | str, pace: Pace, keeper: Keeper, control: Control) -> list[Periodic]:
+    """The measurements, and the verdict at the end. The checkpoint of the best state is kept."""
+
+    def act(step: int) -> None:
+        validator.measure(step)
+        keeper.keep = validator.worth_keeping
+        if validator.exhausted and step < pace.steps:
+            control.ended = True
+            best = f"no better than at step {validator.best} in {validator.patience} measurements"
+            validator.emit(Notice(step, message=f"step {step}: {best}; the run ends here (validation.early_stop)"))
+
+    keeper.keep = validator.worth_keeping
+    usual = math.ceil(pace.steps / MEASUREMENTS)
+    when = schedule(every or usual, pace, validator.accelerator)
     return [
-        Request(prompt, s.seed + i, s.negative, s.width, s.height, s.steps, s.guidance)
-        for i, prompt in enumerate(s.prompts)
+        Recurring(act, 0, at_start=True, at_end=True, when=when),
+        Periodic(validator.conclude, 0, at_end=True),
     ]
 
 
-def samples(settings: Samples, run_dir: RunDir, family: Family, emit: Sink, accelerator: Accelerator) -> Periodic:
-    """Draws `[samples]` every N steps and at the end, on the main process."""
-    wanted = requests(settings)
-
-    def act(step: int) -> None:
-        if accelerator.is_main_process:
-            with accelerator.autocast():
-                pictures = sampling.draw(family, wanted)
-            files = [run_dir.sample(step, index) for index in range(len(wanted))]
-            for picture, file in zip(pictures, files, strict=True):
-                sampling.save(picture, file)
-            names = [file.relative_to(run_dir.path).as_posix() for file in files]
-            emit(Sample(step, files=names, prompts=[r.prompt for r in wanted]))
-
-    on = bool(wanted)
-    return Periodic(act, settings.every if on else 0, at_start=on and settings.at_start, at_end=on)
-
-
 def saves(
-    every: int, steps: int, run_dir: RunDir, result: Result, keeper: Keeper, emit: Sink, accelerator: Accelerator
+    when: Callable[[int], bool],
+    is_last: Callable[[int], bool],
+    run_dir: RunDir,
+    result: Result,
+    keeper: Keeper,
+    emit: Sink,
+    accelerator: Accelerator,
 ) -> Periodic:
-    """Saves the result (under its final name after the last of `steps`) and a checkpoint."""
+    """Saves the result (under its final name after the last step) and a checkpoint."""
 
     def act(step: int) -> None:
         if accelerator.is_main_process:
-            file = result.save(run_dir.result(None if step == steps else step), step)
+            file = result.save(run_dir.result(None if is_last(step) else step), step)
             emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
         keeper.save(step)
 
-    return Periodic(act, every, at_end=True, name="save")
+    return Recurring(act, 0, at_end=True, name="save", when=when)

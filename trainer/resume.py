@@ -26,6 +26,9 @@ MAY_CHANGE = (
     "optimizer.text_encoder_lr",
     "schedule",
     "samples",
+    "validation.every",
+    "validation.early_stop",
+    "validation.keep_best",
     "save",
     "logging",
     "run.output_dir",
@@ -87,6 +90,7 @@ class Keeper:
     ) -> None:
         self._run_dir, self._config, self._accelerator = run_dir, config, accelerator
         self._weights, self._optimizer, self._schedule = weights, optimizer, schedule
+        self.keep: set[int] = set()  # steps whose checkpoints are not to be forgotten, however old
 
     def save(self, step: int) -> None:
         """Called on every process; the main one writes."""
@@ -105,8 +109,10 @@ class Keeper:
         self._accelerator.wait_for_everyone()
 
     def _forget_old(self) -> None:
+        kept = {self._run_dir.checkpoint(step) for step in self.keep}
         for folder in sorted(self._run_dir.checkpoints.glob("step-*"))[: -self._config.save.keep]:
-            shutil.rmtree(folder)
+            if folder not in kept:
+                shutil.rmtree(folder)
 
     def restore(self, say: Callable[[str], None], rates: Sequence[float]) -> int:
         """Loads the newest valid checkpoint and returns its step; 0 when there is none.

@@ -57,6 +57,28 @@ class RunDir:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    @property
+    def validation(self) -> Path:
+        """What was asked and answered, see trainer.measurements."""
+        return self.path / "validation"
+
+    @property
+    def learning_page(self) -> Path:
+        return self.path / "learning-report.html"
+
+    @property
+    def learning_numbers(self) -> Path:
+        return self.path / "learning-report.json"
+
+    @property
+    def best(self) -> Path:
+        """The result with the lowest held-out loss, without its suffix."""
+        return self.path / f"{self.name}-best"
+
+    def sheet(self, index: int) -> Path:
+        """All samples of one prompt on one picture."""
+        return self.samples / f"sheet-{index:02d}.png"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import losses
 from trainer.batch import Batch
+from trainer.losses import masked_mean
+from trainer.measurements import Losses, Questions
 from trainer.noise import gaussian
 from trainer.protocols import Family, Objective
 from trainer.randomness import generator
@@ -17,51 +19,55 @@ from trainer.sampling import evaluating
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
-    """One row per (sample, draw), in the same order for the same batches, seed and draws: rows can be paired."""
+class Asked:
+    """Pictures of one size that are measured together, on the CPU."""
 
-    losses: Tensor  # (N * draws,) float32 on the CPU
-    timesteps: Tensor  # (N * draws,)
-
-    @property
-    def mean(self) -> float:
-        return float(self.losses.double().mean())
+    rows: tuple[int, ...]  # their places in Questions.pictures
+    batch: Batch
 
 
-def stratified_timesteps(count: int, low: int, high: int, stream: torch.Generator) -> Tensor:
-    """(count,) long: one uniform draw in each of `count` equal slices of [low, high), in random order."""
-    slices = torch.randperm(count, generator=stream) + torch.rand(count, generator=stream)
-    return (low + slices / count * (high - low)).long().clamp(max=high - 1)
+def timesteps_of(name: str, *, seed: int, draws: int, schedule: int) -> tuple[int, ...]:
+    """One timestep in each of `draws` equal slices of 0..schedule-1. They depend on nothing but the arguments, so that
+    an image is asked the same whatever other images there are."""
+    places = torch.rand(draws, generator=generator(seed, f"validation.timesteps/{name}"), dtype=torch.float64)
+    spread = (torch.arange(draws) + places) / draws * schedule
+    return tuple(int(t) for t in spread.long().clamp(max=schedule - 1))
 
 
-def held_out_loss(
+def noise_of(name: str, draw: int, like: Tensor, *, seed: int) -> Tensor:
+    """Plain N(0, I), of the shape of `like` (C, h, w), float32 on the CPU: the same on every device, never paired."""
+    return gaussian(like.cpu(), generator(seed, f"validation.noise/{name}", draw))
+
+
+def measure(
     family: Family,
     objective: Objective,
-    batches: Sequence[Batch],
-    *,
-    seed: int,
-    draws: int = 4,
-    low: int = 0,
-    high: int = 1000,
-) -> HeldOutLoss:
-    """The loss with plain Gaussian noise, never paired, `draws` times per sample at stratified timesteps.
+    questions: Questions,
+    asked: Sequence[Asked],
+    device: torch.device | str = "cpu",
+) -> Losses:
+    """(N, D): the mean squared error of every question about the pictures in `asked`, 0 for those of others.
 
-    The noise depends only on (seed, sample's place), so that two calls on different weights see the same questions.
+    No weights and no other loss than that one: numbers of runs with different losses can be compared. Touches no
+    random stream but its own.
     """
-    count = sum(len(batch) for batch in batches) * draws
-    timesteps = stratified_timesteps(count, low, high, generator(seed, "validation.timesteps"))
-    found: list[Tensor] = []
-    done = 0
+    found = np.zeros((len(questions.pictures), questions.draws))
     with evaluating(family):
-        for index, batch in enumerate(batches):
-            clean = family.encode_images(batch.pixels) if batch.latents is None else batch.latents  # type: ignore[arg-type]
+        for one in asked:
+            batch, latents = one.batch.to(device), one.batch.latents
+            assert latents is not None
+            assert batch.latents is not None
             text = family.encode_text(batch.captions) if batch.text is None else batch.text
-            for draw in range(draws):
-                t = timesteps[done : done + len(batch)].to(clean.device)
-                noise = gaussian(clean, generator(seed, "validation.noise", index, draw))
-                prediction = family.predict(objective.noisy(clean, noise, t), t, text, batch.geometry)
-                found.append(
-                    losses.masked_mean((prediction.float() - objective.target(clean, noise, t)) ** 2, None).cpu()
-                )
-                done += len(batch)
-    return HeldOutLoss(torch.cat(found), timesteps)
+            for draw in range(questions.draws):
+                pictures = [questions.pictures[row] for row in one.rows]
+                t = torch.tensor([p.timesteps[draw] for p in pictures], device=device)
+                noise = torch.stack(
+                    [
+                        noise_of(p.name, draw, like, seed=questions.seed)
+                        for p, like in zip(pictures, latents, strict=True)
+                    ]
+                ).to(device)
+                prediction = family.predict(objective.noisy(batch.latents, noise, t), t, text, batch.geometry)
+                error = (prediction.float() - objective.target(batch.latents, noise, t).float()) ** 2
+                found[list(one.rows), draw] = masked_mean(error, batch.mask).double().cpu().numpy()
+    return found

@@ -44,7 +44,8 @@ def test_a_lora_run_writes_what_the_design_says(project: Path) -> None:
         "config.toml", "metrics.jsonl", "log.txt", "environment.json", "samples", "checkpoints", "tensorboard",
         "run.safetensors", "run-step000002.safetensors", ".lock",
     }  # fmt: skip
-    assert len(list((folder / "samples").iterdir())) == 3 * 2
+    assert len(list((folder / "samples").glob("step-*.png"))) == 3 * 2
+    assert {p.name for p in (folder / "samples").glob("sheet-*.png")} == {"sheet-00.png", "sheet-01.png"}
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-000002", "step-000004"}
     kinds = [json.loads(line)["event"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert kinds == ["start", "sample", "step", "step", "sample", "save", "step", "step", "sample", "save", "stop"]

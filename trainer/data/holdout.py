@@ -1,0 +1,104 @@
+"""Chooses the images that are held out of training: from seed and path alone, whole images with all their repeats."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trainer.config import Data, DatasetOptions, General, Validation
+from trainer.data.dataset import Dataset, Item
+from trainer.data.images import listed, printable
+from trainer.data.scan import scan
+from trainer.errors import UserError
+from trainer.randomness import derive
+
+
+@dataclass(frozen=True)
+class Split:
+    training: Dataset
+    held_out: Dataset
+
+
+def split(dataset: Dataset, settings: Validation) -> Split:
+    """Takes the share of every dataset that `validation.split`, or its own validation_split, says.
+
+    An image that stands in several datasets or subsets is held out of all of them. Regularisation images always train,
+    and so does the last image of a subset. Raises UserError when there are too few images.
+    """
+    out: set[str] = set()
+    for number, options in enumerate(dataset.groups):
+        share = options.validation_split or settings.split
+        if share:
+            out |= _chosen(dataset, number, share, _seed(options, settings))
+    if not out:
+        return Split(dataset, replace(dataset, items=()))
+    held: list[Item] = []
+    kept: list[Item] = []
+    for item in dataset.items:
+        (held if os.path.realpath(item.path) in out else kept).append(item)
+    return Split(
+        replace(dataset, items=tuple(kept)),
+        replace(dataset, items=tuple(i for i in held if not i.source.is_reg), notes=(), skipped=()),
+    )
+
+
+def _seed(options: DatasetOptions, settings: Validation) -> int:
+    return settings.seed if options.validation_seed is None else options.validation_seed
+
+
+def _chosen(dataset: Dataset, number: int, share: float, seed: int) -> set[str]:
+    """The real paths of the images of one dataset that are held out."""
+    items = [item for item in dataset.items if item.source.dataset == number and not item.source.is_reg]
+    wanted = max(1, round(share * len(items)))
+    left = Counter(item.source.where for item in items)
+    found: set[str] = set()
+    for item in in_order(items, seed):
+        if len(found) == wanted:
+            break
+        if left[item.source.where] > 1:
+            left[item.source.where] -= 1
+            found.add(os.path.realpath(item.path))
+    if not found:
+        raise UserError(
+            f"validation.split: {share:g} of {len(items)} images of datasets[{number}] cannot be held out: every "
+            "subset needs an image that trains. Add images, or remove the split."
+        )
+    return found
+
+
+def in_order(items: Sequence[Item], seed: int) -> list[Item]:
+    """An order that depends on the seed and on each image's own name only: adding images moves no other."""
+    return sorted(items, key=lambda item: derive(seed, f"validation.choice/{name_of(item)}"))
+
+
+def name_of(item: Item) -> str:
+    """folder/file: the same on every machine, and fit to be shown to others."""
+    folder, path = item.source.folder, Path(item.path)
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return printable(f"{folder.name}/{inside.as_posix()}")
+
+
+def check_apart(training: Dataset, held_out: Dataset) -> None:
+    """Raises UserError when an image of a validation dataset trains too."""
+    trained = {os.path.realpath(item.path) for item in training.items}
+    both = [item.path for item in held_out.items if os.path.realpath(item.path) in trained]
+    if both:
+        raise UserError(f"validation.datasets: {len(both)} of its images train too: {listed(both)}. Remove them there.")
+
+
+def own_images(
+    training: Dataset, settings: Validation, general: General, data: Data, *, config_dir: Path, size_multiple: int
+) -> Split:
+    """The images of [[validation.datasets]]. Raises UserError with every problem found in them."""
+    elsewhere = data.model_copy(update={"train_data_dir": "", "reg_data_dir": ""})
+    try:
+        found = scan(settings.datasets, general, elsewhere, config_dir=config_dir, size_multiple=size_multiple)
+    except UserError as error:
+        raise UserError(
+            f"validation.{p}" if p.startswith("datasets[") else f"validation.datasets: {p}" for p in error.problems
+        ) from error
+    check_apart(training, found)
+    return Split(training, found)
