@@ -9,9 +9,11 @@ that of drawing all k.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
+from scipy.special import betainc
 from torch import Generator, Tensor
 
 from plugins.noise._draws import chi_square, normal
@@ -115,3 +117,18 @@ def _eager_scores(noises: Tensor, x: Tensor, metric: Metric) -> Tensor:
     length = torch.linalg.vector_norm(noises, dim=2)
     dot = (noises * x).sum(dim=2)
     return length.square() - 2 * dot if metric == "euclidean" else -dot / length
+
+
+def rank_information(k: int, among: int = 1) -> float:
+    """Nats that a noise picked at random among the `among` nearest of k carries about the latent, whatever D is.
+
+    The rank share p of a plain noise is uniform; that of the picked one has the density f(p) = k / among * P(fewer than
+    `among` of the other k - 1 candidates are nearer), and the divergence is E[ln f]. For among = 1: ln k - 1 + 1 / k.
+    """
+    if k <= 1 or among >= k:
+        return 0.0
+    if among == 1:
+        return math.log(k) - 1 + 1 / k
+    p = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    density = torch.from_numpy(k / among * betainc(k - among, among, 1 - p.numpy()))
+    return float(torch.trapezoid(torch.xlogy(density, density), p))

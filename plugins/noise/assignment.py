@@ -8,6 +8,7 @@ Without the trainer:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -100,6 +101,7 @@ class Assignment:
     Settings: ClassVar[type[AssignmentSettings]] = AssignmentSettings
     headline: ClassVar[str] = "pool"
     phase: ClassVar[Phase] = "pair"
+    sweep: ClassVar[tuple[int, ...]] = tuple(2**n for n in range(3, 11))  # of the pool, for the noise report
 
     def __init__(self, settings: AssignmentSettings) -> None:
         self.settings = settings
@@ -124,6 +126,11 @@ class Assignment:
     def metadata(cls, settings: AssignmentSettings) -> dict[str, object]:
         """No other tool has keys for it."""
         return {"ss_noise_assignment": settings.pool, "ss_noise_assignment_candidates": settings.candidates}
+
+    @classmethod
+    def information(cls, settings: AssignmentSettings, together: int) -> float:
+        """Nats about the image in its noise, at most: which of the pool's noises it got."""
+        return math.log(max(1, together * settings.candidates))
 
     @torch.no_grad()
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from torch import Generator, Tensor
 
 from plugins.noise._draws import normal, rows
-from plugins.noise._nearest import Metric, eager_nearest, lazy_nearest
+from plugins.noise._nearest import Metric, eager_nearest, lazy_nearest, rank_information
 from plugins.noise._settings import ALL_TIMESTEPS, WINDOW_HELP, StageSettings, Window, inside, setting
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Oversampling:
     Settings: ClassVar[type[OversamplingSettings]] = OversamplingSettings
     headline: ClassVar[str] = "k"
     phase: ClassVar[Phase] = "pair"
+    sweep: ClassVar[tuple[int, ...]] = tuple(2**n for n in range(1, 11))  # of k, for the noise report
 
     def __init__(self, settings: OversamplingSettings) -> None:
         self.settings = settings
@@ -114,6 +115,11 @@ class Oversampling:
     def metadata(cls, settings: OversamplingSettings) -> dict[str, object]:
         """k under our name, and under the one of sd-scripts' own proposal, where 1 is plain noise."""
         return {"ss_noise_oversampling": settings.k, "ss_knn_noise_k": max(1, settings.k)}
+
+    @classmethod
+    def information(cls, settings: OversamplingSettings, together: int) -> float:
+        """Nats about the image in its noise: the divergence of the chosen noise's law from the plain one's."""
+        return rank_information(settings.k, settings.among)
 
     @torch.no_grad()
     def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
