@@ -53,7 +53,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that does not train, and why."""
+    """A file that does not train, and why."""
 
     path: str
     reason: str
@@ -73,6 +73,7 @@ class Dataset:
     groups: tuple[DatasetOptions, ...]  # the effective options of each [[datasets]] table
     sources: tuple[Source, ...]
     skipped: tuple[Skipped, ...] = ()
+    faults: tuple[Skipped, ...] = ()  # files for which training would not start
     notes: tuple[str, ...] = ()  # lines for the console
     rendering: Rendering = Rendering()
 

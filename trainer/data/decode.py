@@ -23,12 +23,15 @@ class Picture:
     alpha: Image.Image | None = None
 
 
-def load(path: str, background: Colour = WHITE) -> Picture:
+def load(path: str, background: Colour = WHITE, *, at_least: int = 0) -> Picture:
     """The first frame, turned as its EXIF says, in sRGB, laid over `background` where it is transparent.
 
+    With `at_least` (pixels of a side), JPEGs may come out smaller by 2, 4 or 8, which is faster.
     Raises BrokenImageError.
     """
     with opened(path) as image:
+        if at_least and image.format == "JPEG":
+            image.draft(None, (at_least, at_least))
         image.load()
         upright = image if orientation(image, path) == 1 else ImageOps.exif_transpose(image)
         return _picture(_eight_bits(upright), image.info.get("icc_profile"), background)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 import torch
 from torch import Tensor
 
-from trainer import randomness
 from trainer.batch import Batch, Geometry
 from trainer.data import caption_pipeline, encode, views
 from trainer.data.cache import Latents, TextCache
@@ -16,8 +14,9 @@ from trainer.data.caption_pipeline import Moment
 from trainer.data.dataset import Dataset, Item
 from trainer.data.encode import Variant
 from trainer.data.images import printable
-from trainer.data.plan import Entry, Plan
+from trainer.data.plan import Plan
 from trainer.data.render import render
+from trainer.data.sample import Sample
 
 
 class Loader:
@@ -50,12 +49,9 @@ class Loader:
         """Micro-batch `index` of the endless stream, on the CPU. Raises UserError when a file cannot be read."""
         planned = self.plan.batch(index)
         items = [self.dataset.items[entry.item] for entry in planned.entries]
-        samples = [_Sample(self._seed, planned.epoch, entry) for entry in planned.entries]
+        samples = [Sample(self._seed, planned.epoch, entry) for entry in planned.entries]
         moment = Moment(planned.epoch, index // self._batches_per_step, self._steps)
-        captions = tuple(
-            caption_pipeline.final_caption(item.captions, item.source.options, sample.streams("caption"), moment)
-            for item, sample in zip(items, samples, strict=True)
-        )
+        captions = tuple(sample.caption(item, moment) for item, sample in zip(items, samples, strict=True))
         chosen = [views.choose(item, sample.streams("view")) for item, sample in zip(items, samples, strict=True)]
         latents, pixels, masks = self._pictures(items, samples, chosen)
         return Batch(
@@ -77,7 +73,7 @@ class Loader:
         return found
 
     def _pictures(
-        self, items: list[Item], samples: list[_Sample], chosen: list[views.View]
+        self, items: list[Item], samples: list[Sample], chosen: list[views.View]
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
         """Latents (B, C, h, w) or pixels (B, 3, H, W), and the masks (h, w) uint8 where there are any."""
         if self._latents is not None:
@@ -88,24 +84,6 @@ class Loader:
         shown = [render(item, view, self.dataset.rendering) for item, view in zip(items, chosen, strict=True)]
         masks = [None if one.mask is None else torch.from_numpy(one.mask.copy()) for one in shown]
         return None, torch.stack([one.tensor() for one in shown]), masks
-
-
-class _Sample:
-    """One presentation, with the random streams that are its own."""
-
-    def __init__(self, seed: int, epoch: int, entry: Entry) -> None:
-        self.entry = entry
-        self._key = (epoch, entry.item, entry.repeat)
-        self._seed = seed
-
-    def streams(self, kind: str) -> caption_pipeline.Streams:
-        def stream(purpose: str) -> Random:
-            return randomness.python_random(self._seed, f"{kind} {purpose}", *self._key)
-
-        return stream
-
-    def generator(self, purpose: str) -> torch.Generator:
-        return randomness.generator(self._seed, purpose, *self._key)
 
 
 def geometry(items: Sequence[Item], mirrored: Sequence[bool]) -> Geometry:

@@ -87,6 +87,16 @@ class Plan:
         entries = (Entry(order.items[i], order.repeats[i]) for i in range(start, stop))
         return PlannedBatch(epoch, position, tuple(entries))
 
+    def times_per_epoch(self) -> list[float]:
+        """How often each item trains in an epoch; of regularisation images, on average."""
+        times = [0.0] * len(self.dataset.items)
+        for pool in self._pools:
+            for item in pool.own:
+                times[item] += 1
+            for item in pool.regularisation:
+                times[item] += pool.quota / len(pool.regularisation)
+        return times
+
     def batch_sizes(self) -> Counter[int]:
         """How many batches of each size an epoch has: short ones end a bucket."""
         sizes: Counter[int] = Counter()

@@ -30,6 +30,7 @@ def scan(
     *,
     config_dir: Path,
     size_multiple: int = 8,
+    keep_going: bool = False,
     on_progress: Progress | None = None,
 ) -> Dataset:
     """Reads folders, captions and image headers.
@@ -37,7 +38,8 @@ def scan(
     config_dir: what relative folders are relative to; size_multiple: what the sides of a training size must divide by,
     the pixels of one latent cell; on_progress(done, total) is called after each image.
     Raises one UserError with every problem found. With `data.skip_broken`, images that cannot be read are left out and
-    listed in `Dataset.skipped` instead.
+    listed in `Dataset.skipped` instead; with `keep_going`, for reports, all that is wrong with single files goes to
+    `Dataset.faults`.
     """
     subsets = Subsets()
     tables = [*datasets, *_from_folder_names(data, config_dir, subsets)]
@@ -50,7 +52,7 @@ def scan(
     background = _background(data.background, subsets)
     if subsets.problems:  # sizes cannot be fitted to options that are wrong
         raise UserError(subsets.problems)
-    found = _Findings(data, notes=subsets.notes)
+    found = _Findings(data, keep_going, notes=subsets.notes)
     fitters = [sizing.fitter(options) for options in groups]
     total, done = sum(len(subset.reader.images) for subset in subsets.opened), 0
     for subset in subsets.opened:
@@ -67,6 +69,7 @@ def scan(
         groups=groups,
         sources=tuple(subset.source for subset in subsets.opened),
         skipped=tuple(found.skipped),
+        faults=tuple(found.faults),
         notes=tuple(found.notes),
         rendering=Rendering(background, size_multiple),
     )
@@ -96,8 +99,10 @@ class _Findings:
     """What the images have come to so far."""
 
     data: config.Data
+    keep_going: bool
     items: list[Item] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    faults: list[Skipped] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)  # of the current subset: images that have no caption,
@@ -114,22 +119,29 @@ class _Findings:
             size = images.size_of(path)
         except BrokenImageError as broken:
             if self.data.skip_broken:
-                self.skipped.append(Skipped(broken.path, broken.reason))
+                self.skipped.append(Skipped(path, broken.reason))
             else:
-                self.problems.append(f"{broken} (data.skip_broken = true goes on without such images)")
+                line = f"{broken} (data.skip_broken = true goes on without such images)"
+                self._fault(path, broken.reason, [line])
             return
         try:
             fit = fitter(size)
         except UserError as error:
-            self.problems.append(f"{printable(path)}: {error}")
+            self._fault(path, str(error), [f"{printable(path)}: {error}"])
             return
         try:
             written = subset.reader.written(path)
         except UserError as error:
-            self.problems += error.problems
+            self._fault(path, str(error), error.problems)
             return
         self._count(path, written)
         self.items.append(self._item(subset, path, size, fit, written))
+
+    def _fault(self, path: str, reason: str, lines: list[str]) -> None:
+        if self.keep_going:
+            self.faults.append(Skipped(path, reason))
+        else:
+            self.problems += lines
 
     def _item(self, subset: Opened, path: str, size: Size, fit: Fit, written: Written) -> Item:
         weight = written.weight * subset.source.options.loss_weight

@@ -125,6 +125,9 @@ def test_regularisation_balances_the_others_and_all_train(own: list[int], others
     buckets = len(set(others))
     # As many as the others, or one per bucket where that is more.
     assert len(own) * repeats <= balanced <= max(len(own) * repeats + buckets, buckets)
+    times = plan.times_per_epoch()
+    assert abs(sum(times) - plan.samples_per_epoch) < 1e-9
+    assert all(abs(times[i] * epochs - seen[i]) < 1 for i in range(len(data.items)))
     for size in set(others):
         counts = [seen[i] for i, item in enumerate(data.items) if item.source.is_reg and item.target == SIZES[size]]
         assert min(counts) >= 1 and max(counts) - min(counts) <= 1
