@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.batch import Batch
 from trainer.control import Control
+from trainer.data.plan import global_index
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
 from trainer.guards import FiniteSteps
@@ -75,16 +76,12 @@ class Loop:
         self.network.train()
         if finished == 0:
             self._act(0, [p for p in self.periodic if p.at_start])
-        while finished < self.pace.steps and not self._stopped(finished):
-            started = time.monotonic()
-            results = self._micro_batches(finished)
-            norm = self._update(finished)
+        while finished < self.pace.steps and not self.control.ended and not self._stopped(finished):
+            self.take_step(finished)
             finished += 1
-            if self._logs(finished):
-                self._log(finished, results, norm, time.monotonic() - started)
             if finished < self.pace.steps:
                 self._act(finished, [p for p in self.periodic if p.due(finished)])
-        reason = "done" if finished >= self.pace.steps else "stopped"
+        reason = "done" if finished >= self.pace.steps or self.control.ended else "stopped"
         if reason == "done":
             self._act(finished, [p for p in self.periodic if p.at_end], final=True)
         else:
@@ -92,13 +89,21 @@ class Loop:
         self.emit(Stop(finished, reason=reason, seconds=time.monotonic() - began))
         return reason
 
+    def take_step(self, finished: int) -> None:
+        """The step after `finished` ones: forward, backward, update, log."""
+        started = time.monotonic()
+        results = self._micro_batches(finished)
+        norm = self._update(finished)
+        if self._logs(finished + 1):
+            self._log(finished + 1, results, norm, time.monotonic() - started)
+
     def _micro_batches(self, finished: int) -> list[StepResult]:
         """Forward and backward of one step's micro-batches; gradients are exchanged with the last one."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         results = []
         self._names: list[str] = []
         for micro in range(self.pace.accumulation):
-            index = (finished * self.pace.accumulation + micro) * ranks + rank
+            index = global_index(finished, micro, self.pace.accumulation, rank, ranks)
             batch = self.batch(index).to(self.accelerator.device)
             self._names += batch.names
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
