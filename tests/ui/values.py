@@ -1,0 +1,62 @@
+"""A valid value for every key of the config that is not its default, made from the schema."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from trainer import config_io
+from ui.fields import Field, all_fields
+
+PAIRS = {"timesteps": [10, 900], "resolution": [96, 64], "face_crop_aug_range": [1.5, 2.5], "weights": [1.0, 2.5, 1.0]}
+
+
+def schema() -> dict[str, FieldInfo]:
+    return dict(config_io.keys())
+
+
+def another(field: Field) -> Any:
+    """A value that the schema accepts for this key alone, as it stands in TOML."""
+    if field.kind in ("switch", "presence"):
+        return not field.default
+    if field.kind == "choice":
+        return next(c for c in field.choices if c not in ("", field.default))
+    if field.kind == "text":
+        return 'a "b" ü, c '.strip() if field.is_path else ' a "b" ü, c '
+    if field.kind == "lines":
+        return ["a photo of a cat", "two, words"]
+    if field.kind == "list":
+        return PAIRS[field.name]
+    if field.kind == "table":
+        return {"a tag": 0.5}
+    return number(schema()[field.key])
+
+
+def number(info: FieldInfo) -> int | float:
+    """Near the default and inside the bounds."""
+    bounds = list(info.metadata)
+    for branch in get_args(info.annotation):
+        bounds += [b for part in getattr(branch, "__metadata__", ()) for b in getattr(part, "metadata", [part])]
+    default = info.get_default(call_default_factory=True) or 0
+    whole = info.annotation is not float
+    for step in (2, 1, -1, 0.5, -0.5, 0.25, -0.25):
+        value = default + step if not whole or isinstance(step, int) else None
+        if value is not None and all(inside(value, bound) for bound in bounds):
+            return value
+    raise AssertionError(f"no number for {info}")
+
+
+def inside(value: float, bound: Any) -> bool:
+    tests = {
+        Ge: lambda b: value >= b.ge,
+        Gt: lambda b: value > b.gt,
+        Le: lambda b: value <= b.le,
+        Lt: lambda b: value < b.lt,
+    }
+    return all(test(bound) for kind, test in tests.items() if isinstance(bound, kind))
+
+
+def every_value() -> dict[str, Any]:
+    return {key: another(field) for key, field in all_fields().items()}

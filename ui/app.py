@@ -1,0 +1,45 @@
+"""Puts the pages together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ui.form import Form, search_index
+from ui.setup_page import Setup
+from ui.theme import head
+from ui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class App:
+    """The page, and what its head needs."""
+
+    blocks: gr.Blocks
+    head: str
+
+
+def build(workspace: Workspace) -> App:
+    form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
+    setup = Setup(workspace, form)
+    with gr.Blocks(
+        title="Immiscible Trainer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as blocks:
+        setup.header()
+        with gr.Tabs(elem_id="pages"):
+            with gr.Tab("Setup"), gr.Row(elem_classes="split"):
+                with gr.Column(scale=5, elem_classes="main"):
+                    setup.basics()
+                    settings = gr.Column()
+                with gr.Column(scale=2, min_width=280, elem_classes="aside"):
+                    setup.aside()
+            with gr.Tab("Noise"):
+                form.at("Noise")
+                with gr.Column(elem_classes="card"):
+                    for section in ("noise", "timesteps"):
+                        form.place(form.rest(section))
+        with settings:
+            setup.all_settings()
+        setup.wire(blocks)
+    return App(blocks, head(search_index(form)))

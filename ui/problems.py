@@ -1,0 +1,67 @@
+"""The config's errors, each with the control that it stands beside."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trainer import config_io
+from ui.draft import Draft, parse_toml
+from ui.fields import DATASET, FOLDER, HELD_OUT, all_fields, noise_headlines
+
+LINE = re.compile(r"(?P<key>[A-Za-z_][\w.\[\]-]*): (?P<text>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of the config's check."""
+
+    key: str  # as the check wrote it: datasets[0].subsets[1].image_dir
+    text: str
+    control: str  # key of the control to mark, "" where there is none
+    entry: tuple[int, int] | None = None  # the dataset and folder (places in the draft) that must be selected to see it
+
+    def visible(self, draft: Draft) -> bool:
+        """Whether its control shows the place that is meant."""
+        return bool(self.control) and (self.entry is None or self.entry == (draft.dataset, draft.folder))
+
+
+def problems(draft: Draft, text: str) -> list[Problem]:
+    """Everything that is wrong with a config's text, at once."""
+    _, lines = config_io.validate(parse_toml(text, draft.file or "config"))
+    return [_located(line, draft) for line in lines]
+
+
+def _located(line: str, draft: Draft) -> Problem:
+    match = LINE.fullmatch(line)
+    if match is None:
+        return Problem("", line, "")
+    key, text = match["key"], match["text"]
+    control = _control_of(key)
+    if not control.startswith(DATASET):
+        return Problem(key, text, control)
+    return Problem(key, text, control, _entry_of(key, control, draft))
+
+
+def _control_of(key: str) -> str:
+    """The nearest control to a dotted key: its own, its plugin's main one, or that of what encloses it."""
+    if key == "datasets" or re.fullmatch(r"(validation\.)?datasets\[\d+\](\.subsets)?", key):
+        return f"{FOLDER}.image_dir"
+    plain = re.sub(r"\[\d+\]", "[]", key).replace(f"{HELD_OUT}[]", DATASET)
+    while plain:
+        for candidate in (plain, noise_headlines().get(plain, "")):
+            if candidate in all_fields():
+                return candidate
+        plain = plain[:-2] if plain.endswith("[]") else plain.rpartition(".")[0]
+    return ""
+
+
+def _entry_of(key: str, control: str, draft: Draft) -> tuple[int, int]:
+    """The places in the draft of the dataset and folder that a key names."""
+    numbers = [int(n) for n in re.findall(r"\[(\d+)\]", key)]
+    held_out = key.startswith(HELD_OUT)
+    kind = [place for place, dataset in enumerate(draft.datasets) if dataset.held_out == held_out]
+    dataset = kind[numbers[0]] if numbers and numbers[0] < len(kind) else 0
+    if control.startswith(FOLDER):
+        return dataset, numbers[1] if len(numbers) > 1 else 0
+    return dataset, draft.folder  # an option of the dataset shows with any of its folders

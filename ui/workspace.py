@@ -1,0 +1,185 @@
+"""The folder that the UI works in: which configs and runs there are, and where the UI keeps its own notes.
+
+Nothing that a page names is ever used as a path: a name must be an element of a listing made here, or pass as a plain
+name for a new file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer.atomic import write_text
+from trainer.errors import UserError
+from trainer.run_dir import RunDir
+
+PROGRAM = Path(__file__).resolve().parents[1]  # where trainer, configs and demo are
+MOST_CONFIGS = 500
+PASSED_OVER = {"node_modules", "tests", "venv", "site-packages"}
+PLAIN_NAME = re.compile(r"\w[\w .+-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`root`: configs lie here, and their relative paths start here."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The UI's own folder."""
+        return self.root / ".immiscible"
+
+    def configs(self) -> list[str]:
+        """Names of the config files, relative to the root, sorted."""
+        found = [
+            p for depth in ("*.toml", "*/*.toml", "*/*/*.toml") for p in self.root.glob(depth) if self._is_config(p)
+        ]
+        return sorted(p.relative_to(self.root).as_posix() for p in found[:MOST_CONFIGS])
+
+    def _is_config(self, path: Path) -> bool:
+        inside = path.relative_to(self.root)
+        if any(part.startswith(".") or part in PASSED_OVER for part in inside.parts):
+            return False
+        if (path.parent / "metrics.jsonl").exists():
+            return False  # the resolved config of a run
+        return inside.parts[0] != "configs" and _looks_like_config(path, _stamp(path))
+
+    def config(self, name: str) -> Path:
+        """The path of a listed config. Raises UserError for any other name."""
+        if name not in self.configs():
+            raise UserError(f"{name!r}: there is no such config in {self.root}.")
+        return self.root / name
+
+    def new_config(self, name: str) -> Path:
+        """The path for a config of this name, which may exist. Raises UserError unless it is a plain name."""
+        name = name.strip().removesuffix(".toml")
+        if not PLAIN_NAME.fullmatch(name) or name.endswith((".", " ")):
+            raise UserError(f"file name: found {name!r}, expected a plain name such as my-style (no slashes).")
+        return self.root / f"{name}.toml"
+
+    def presets(self) -> dict[str, Path]:
+        """The example configs that come with the trainer, by name."""
+        return {path.stem: path for path in sorted((PROGRAM / "configs").glob("*.toml"))}
+
+    def bases(self) -> list[str]:
+        """Base models near at hand, as a config would name them: files and diffusers folders."""
+        near = [p for folder in ("models", "checkpoints", "base") for p in sorted((self.root / folder).glob("*"))]
+        near += [p for p in (self.root / "base", PROGRAM / "demo" / "base") if p.is_dir()]
+        good = [p for p in near if p.suffix == ".safetensors" or (p / "model_index.json").is_file()]
+        return [self.relative(p) for p in good][:200]
+
+    def folders(self) -> list[str]:
+        """Folders of images near at hand."""
+        near = [p for depth in ("*", "*/*") for p in sorted(self.root.glob(depth)) if p.is_dir()]
+        good = (
+            p for p in near if not any(x.startswith(".") or x in PASSED_OVER for x in p.relative_to(self.root).parts)
+        )
+        return [self.relative(p) for p in good if has_images(p)][:200]
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def absolute(self, path: str) -> Path:
+        """A path as a config in the root means it."""
+        return (self.root / Path(path).expanduser()).resolve()
+
+    def runs(self) -> dict[str, RunDir]:
+        """All runs by id, the newest first."""
+        found: dict[str, Path] = {}
+        for folder in self.output_dirs():
+            for depth in ("*", "*/*", "*/*/*"):
+                for mark in folder.glob(f"{depth}/metrics.jsonl"):
+                    found[self.relative(mark.parent)] = mark
+        newest = sorted(found, key=lambda name: _stamp(found[name]), reverse=True)
+        return {name: RunDir(found[name].parent) for name in newest}
+
+    def run(self, name: str) -> RunDir:
+        """A listed run. Raises UserError for any other name."""
+        runs = self.runs()
+        if name not in runs:
+            raise UserError(f"{name!r}: there is no such run.")
+        return runs[name]
+
+    def output_dirs(self) -> list[Path]:
+        """Where runs may lie: the usual place, and what the configs of the workspace say."""
+        found = {self.root / "output"}
+        for name in self.configs():
+            path = self.root / name
+            if written := _output_dir(path, _stamp(path)):
+                found.add((path.parent / Path(written).expanduser()).resolve())
+        return sorted(p for p in found if p.is_dir())
+
+    def recent(self) -> list[str]:
+        """Configs in the order of their last use."""
+        known = self.configs()
+        return [name for name in self.note("recent", []) if name in known]
+
+    def used(self, name: str) -> None:
+        self.write_note("recent", [name, *(n for n in self.note("recent", []) if n != name)][:20])
+
+    def note(self, name: str, otherwise: Any) -> Any:
+        """What the UI noted under a name; `otherwise` where there is nothing readable of that kind."""
+        try:
+            found = json.loads((self.state / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return otherwise
+        return found if isinstance(found, type(otherwise)) else otherwise
+
+    def write_note(self, name: str, content: Any) -> None:
+        write_text(self.state / f"{name}.json", json.dumps(content, indent=1))
+
+
+def read_config(path: Path) -> str:
+    """A config's text. Raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+
+
+def has_images(folder: Path) -> bool:
+    from itertools import islice
+
+    with contextlib.suppress(OSError):
+        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in islice(folder.iterdir(), 200))
+    return False
+
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"}
+
+
+def _stamp(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+@lru_cache(maxsize=2048)
+def _values(path: Path, stamp: float) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        # A config with a slip stays in the list: opening it tells the slip.
+        return {"model": {}} if re.search(r"^\[(model|\[datasets\])\]", text, re.MULTILINE) else {}
+
+
+def _looks_like_config(path: Path, stamp: float) -> bool:
+    return bool(_values(path, stamp).keys() & {"model", "training", "datasets", "run", "noise", "lora"})
+
+
+def _output_dir(path: Path, stamp: float) -> str:
+    run = _values(path, stamp).get("run")
+    written = run.get("output_dir", "output") if isinstance(run, dict) else "output"
+    return written if isinstance(written, str) else ""
