@@ -1,0 +1,71 @@
+"""The dataset report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trainer.reports.dataset import DatasetReport
+
+LISTED = 20  # problems that are printed
+WIDEST = 30  # characters of a bucket's bar
+
+
+def show(report: DatasetReport, console: Console) -> None:
+    """Prints the report: subsets, buckets, problems, and what would train."""
+    console.print(Group(*_parts(report)))
+
+
+def _parts(report: DatasetReport) -> Iterable[RenderableType]:
+    yield _subsets(report)
+    yield Text("")
+    yield _buckets(report)
+    yield Text("")
+    for note in report.notes:
+        yield Text(f"note: {note}")
+    for problem in report.problems[:LISTED]:
+        yield Text(f"{problem.file}: {problem.what}", style="red" if problem.stops else "yellow")
+    if len(report.problems) > LISTED:
+        yield Text(f"and {len(report.problems) - LISTED:,} more problems", style="yellow")
+    captions, cut = report.counts(), report.cut_off()
+    yield Text(
+        f"captions: {captions['found']:,} found, {captions['missing']:,} missing, {captions['empty']:,} empty, "
+        + ("cut off: not counted" if cut is None else f"{cut:,} cut off")
+    )
+    for line in report.estimate:
+        yield Text(line)
+    batches = ", ".join(f"{count:,} of {size}" for size, count in report.batch_sizes)
+    yield Text(f"an epoch: {report.samples_per_epoch:,} samples in {report.batches_per_epoch:,} batches ({batches})")
+    epochs = report.steps / report.steps_per_epoch
+    yield Text(f"training: {report.steps:,} steps of {report.steps_per_epoch:,} an epoch, {epochs:,.1f} epochs")
+    if report.stops:
+        yield Text("Training would not start: see the lines in red.", style="bold red")
+
+
+def _subsets(report: DatasetReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("subset")
+    table.add_column("folder", overflow="fold")
+    for name in ("images", "repeats", "an epoch", "captions", "missing", "empty"):
+        table.add_column(name, justify="right")
+    for s in report.subsets:
+        numbers = (s.images, s.repeats, round(s.samples), s.found, s.missing, s.empty)
+        kind = " (regularisation)" if s.kind == "regularisation" else ""
+        table.add_row(Text(s.where + kind), Text(s.folder), *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _buckets(report: DatasetReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("bucket")
+    table.add_column("images", justify="right")
+    table.add_column("cropped", justify="right")
+    table.add_column("")
+    most = max(bucket.images for bucket in report.buckets)
+    for bucket in report.buckets:
+        bar = "█" * max(1, round(WIDEST * bucket.images / most))
+        table.add_row(f"{bucket.size[0]}x{bucket.size[1]}", f"{bucket.images:,}", f"{bucket.cropped:.1%}", bar)
+    return table
