@@ -72,6 +72,34 @@ def demo(
     commands.demo(output, compare=compare)
 
 
+@app.command()
+def ui(
+    folder: Annotated[Path, typer.Argument(help="Where configs and runs lie.")] = Path(),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 = all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; without it the first free one from 7860.")] = None,
+    auth: Annotated[
+        str, typer.Option(metavar="USER:PASSWORD", help="Ask for this login.", envvar="IMMISCIBLE_UI_AUTH")
+    ] = "",
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Allow other machines without a login.")] = False,
+    root_path: Annotated[str, typer.Option(help="Path or address under which a proxy shows the page.")] = "",
+    name: Annotated[list[str] | None, typer.Option(help="A host name that this server is known by.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Open the user interface in the browser."""
+    from trainer import commands
+
+    commands.ui(
+        folder,
+        host=host,
+        port=port,
+        auth=auth,
+        without_login=no_auth,
+        root_path=root_path,
+        names=name or [],
+        browser=browser,
+    )
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     try:

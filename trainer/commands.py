@@ -50,6 +50,11 @@ def demo(output: Path, *, compare: bool) -> None:
     importlib.import_module("demo.run").main(output, compare=compare)
 
 
+def ui(folder: Path, **options: object) -> None:
+    # By name: the core knows nothing of its user interface.
+    importlib.import_module("ui.server").main(folder, **options)
+
+
 def _build() -> ModuleType:
     """The composition root; what it imports takes seconds, so a config error is reported first."""
     quiet()

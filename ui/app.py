@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ui.form import Form, search_index
+from ui.media import Media
 from ui.setup_page import Setup
 from ui.theme import head
 from ui.workspace import Workspace
@@ -20,7 +21,7 @@ class App:
     head: str
 
 
-def build(workspace: Workspace) -> App:
+def build(workspace: Workspace, media: Media) -> App:
     form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
     setup = Setup(workspace, form)
     with gr.Blocks(
