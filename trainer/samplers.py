@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import diffusers
@@ -18,7 +19,7 @@ _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
     "dpm_2": ("KDPM2DiscreteScheduler", {}),
     "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
 }
@@ -47,7 +48,9 @@ def named(name: str, own: Any, alphas_cumprod: torch.Tensor) -> Any:
         "steps_offset": config.get("steps_offset", 0),
         **settings,
     }
-    return made(**{key: value for key, value in wanted.items() if key in known})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers would rather not have plain DPM-Solver asked for
+        return made(**{key: value for key, value in wanted.items() if key in known})
 
 
 def betas(alphas_cumprod: torch.Tensor) -> list[float]:

@@ -30,6 +30,11 @@ class Estimate:
         return self.low is not None and self.low > 0
 
     @property
+    def negative(self) -> Estimate:
+        """The same as a loss instead of a gain."""
+        return Estimate(-self.mean, None if self.high is None else -self.high, None if self.low is None else -self.low)
+
+    @property
     def worse(self) -> bool:
         return self.high is not None and self.high < 0
 

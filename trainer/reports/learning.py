@@ -64,6 +64,7 @@ class Learning:
     best: int  # step of the lowest held-out loss
     memorising_since: int | None  # held-out images get worse, training images still better
     worsening_since: int | None  # held-out images get worse, training images do not get better
+    still_improving: bool  # the last is the best, and measurably better than the one before
     changes: tuple[ImageChange, ...]  # most improved first
     verdict: str  # in plain words
 
@@ -99,6 +100,7 @@ def learning(found: Measurements) -> Learning | None:
         best=checkpoints[best].step,
         memorising_since=memorising,
         worsening_since=worsening,
+        still_improving=best == len(checkpoints) - 1 > 0 and _is_better(rows, *found.checkpoints[-2:]),
         changes=() if base is None else _changes(rows, base, found.checkpoints[best]),
         verdict="",
     )
@@ -176,6 +178,11 @@ def _since(rows: _Rows, checkpoints: tuple[Answers, ...], best: int) -> tuple[in
     return (since, None) if seen is not None and seen.mean > 0 else (None, since)
 
 
+def _is_better(rows: _Rows, before: Answers, after: Answers) -> bool:
+    found = rows.improvement(before, after, rows.held_out)
+    return found is not None and found.better
+
+
 def _changes(rows: _Rows, base: Answers, best: Answers) -> tuple[ImageChange, ...]:
     names = np.array([p.name for p in rows.questions.pictures])
     found = []
@@ -195,7 +202,8 @@ def verdict(found: Learning) -> str:
         detail = "" if best.improvement is None else f" ({percent(best.improvement)})"
         parts.append(f"best at step {found.best}{detail}")
     elif len(found.checkpoints) > 1:
-        parts.append(f"best at the end (step {found.best}): more steps may help")
+        more = ": more steps may help" if found.still_improving else ""
+        parts.append(f"best at the end (step {found.best}){more}")
     if found.memorising_since is not None:
         parts.append(f"memorising since step {found.memorising_since}")
     elif found.worsening_since is not None:
@@ -208,10 +216,11 @@ def against_base(found: Estimate | None) -> str:
     """ "better than the base by 3.1 % (95 %: 2.6 to 3.6)", or worse, or not distinguishable."""
     if found is None:
         return "not compared with the base"
-    if found.better:
+    unsure = found.low is None or found.high is None
+    if found.better or (unsure and found.mean > 0):
         return f"better than the base by {percent(found)}"
-    if found.worse:
-        return f"worse than the base by {percent(Estimate(-found.mean, -(found.high or 0), -(found.low or 0)))}"
+    if found.worse or (unsure and found.mean < 0):
+        return f"worse than the base by {percent(found.negative)}"
     return f"no measurable difference from the base: {percent(found, signed=True)}"
 
 

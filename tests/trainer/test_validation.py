@@ -1,0 +1,229 @@
+"""Validation: plain fixed noise, the same questions for all, no trace in the training, the best state kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import tiny_sd
+from tests.trainer import runs
+from tests.trainer.test_training import losses, same, weights
+from trainer import lora, measurements, registry, validation
+from trainer.batch import Batch, Geometry
+from trainer.build import Training
+from trainer.measurements import Answers, Measurements, Picture, Questions
+from trainer.run_dir import RunDir
+from trainer.validation import Asked
+from trainer.validator import Validator
+
+MEASURED = ("validation.split=0.3", "validation.every=2", "validation.draws=2", "validation.training_images=2")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return runs.make_project(tmp_path, images=8)
+
+
+def folder(project: Path, name: str = "run") -> RunDir:
+    return RunDir(project.parent / "output" / name)
+
+
+def found(project: Path, name: str = "run") -> Measurements:
+    read = measurements.read(folder(project, name).validation)
+    assert read is not None
+    return read
+
+
+def test_timesteps_are_stratified_and_independent_of_other_images() -> None:
+    for name in ("a.png", "b.png"):
+        times = validation.timesteps_of(name, seed=0, draws=8, schedule=1000)
+        assert [t * 8 // 1000 for t in times] == list(range(8))
+    assert times != validation.timesteps_of("a.png", seed=0, draws=8, schedule=1000)
+    assert times != validation.timesteps_of("b.png", seed=1, draws=8, schedule=1000)
+    spread = [t for i in range(500) for t in validation.timesteps_of(f"{i}", seed=0, draws=4, schedule=1000)]
+    assert scipy.stats.kstest(spread, scipy.stats.uniform(0, 1000).cdf).pvalue > 0.01
+    assert min(spread) >= 0
+    assert max(spread) <= 999
+
+
+def test_the_noise_is_plain_gaussian_and_belongs_to_image_and_draw() -> None:
+    like = torch.zeros(4, 32, 32)
+    noise = torch.stack([validation.noise_of(f"{i}.png", d, like, seed=0) for i in range(10) for d in range(2)])
+    assert scipy.stats.kstest(noise.flatten().numpy(), "norm").pvalue > 0.01
+    # Unrelated to each other, and to any latent: the projection on a fixed direction has the variance 1.
+    products = noise.flatten(1) @ noise.flatten(1).T / 4096
+    assert (products - torch.eye(20)).abs().max() < 0.1
+    assert torch.equal(noise[2], validation.noise_of("1.png", 0, like, seed=0))
+    assert not torch.equal(noise[2], validation.noise_of("1.png", 0, like, seed=1))
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_network_on_these_questions(tmp_path: Path) -> None:
+    """Worked out row by row, in the other order, without the module under test."""
+    family = registry.find("models", "sd").load(str(tiny_sd(tmp_path / "base", prediction="v_prediction")))
+    objective = registry.find("objectives", family.prediction)(family.alphas_cumprod)
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    pictures = tuple(Picture(f"{i}", (16, 16), True, "", (100 * i + 7, 900 + i)) for i in range(3))
+    pair = torch.zeros(3, 2, dtype=torch.long)
+    batch = Batch(("0", "1", "2"), ("a", "b", "c"), Geometry(pair, pair, pair), torch.ones(3), latents, mask=masks)
+    family.unet.train()
+    state = torch.get_rng_state()
+    questions = Questions(5, "v_prediction", 1000, pictures)
+    measured = validation.measure(family, objective, questions, [Asked((0, 1, 2), batch)])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert family.unet.training
+    family.unet.eval()
+    for row in reversed(range(3)):
+        for draw in (1, 0):
+            t = torch.tensor([pictures[row].timesteps[draw]])
+            noise = validation.noise_of(f"{row}", draw, latents[row], seed=5)[None]
+            abar = family.alphas_cumprod[t].view(1, 1, 1, 1)
+            noisy = abar.sqrt() * latents[row : row + 1] + (1 - abar).sqrt() * noise
+            target = abar.sqrt() * noise - (1 - abar).sqrt() * latents[row : row + 1]
+            with torch.no_grad():
+                text = family.encode_text([batch.captions[row]])
+                error = (family.predict(noisy, t, text, batch.geometry) - target) ** 2 * masks[row]
+            assert measured[row, draw] == pytest.approx(float(error.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("noise.oversampling=8", "lora.dropout=0.3"), id="lora"),
+        pytest.param(("training.method='full'", "training.text_encoder=true"), id="full"),
+    ],
+)
+def test_a_measured_run_equals_one_that_is_not(project: Path, overrides: tuple[str, ...]) -> None:
+    """Bit for bit, on the same training images: the second run has never heard of the held-out ones."""
+    measured = runs.train(project, *overrides, *MEASURED, "run.name='measured'")
+    held = [p.name for p in found(project, "measured").questions.pictures if p.held_out]
+    assert held
+    for name in held:
+        (project.parent / name).unlink()
+    plain = runs.train(project, *overrides, "run.name='plain'")
+    assert same(weights(measured), weights(plain))
+    output = project.parent / "output"
+    assert losses(output / "measured") == losses(output / "plain")
+
+
+def test_base_and_questions_are_the_same_for_every_setting(project: Path) -> None:
+    """Noise oversampling, other seeds, other losses and a full fine-tune: the base's answers never change."""
+    for name, *settings in (
+        ("a", "noise.oversampling=64", "run.seed=1"),
+        ("b", "loss.weighting='min_snr'", "timesteps.min=500", "datasets[0].batch_size=1"),
+        ("c", "training.method='full'", "general.caption_dropout_rate=0.9", "data.cache_latents=false"),
+    ):
+        runs.train(project, *settings, *MEASURED, "training.steps=2", f"run.name='{name}'")
+    first, second, third = (found(project, name) for name in "abc")
+    assert first.questions == second.questions == third.questions
+    for other in (second, third):
+        assert first.base is not None
+        assert other.base is not None
+        np.testing.assert_allclose(other.base.losses, first.base.losses, rtol=1e-5)
+    assert not np.allclose(first.checkpoints[0].losses, second.checkpoints[0].losses, rtol=1e-6)
+
+
+def test_the_base_is_what_the_network_answers_without_the_adapter(project: Path) -> None:
+    """Also when it is measured late: at strength 0 the trained LoRA is not there."""
+    run = runs.train(project, *MEASURED, "optimizer.lr=1e-2")
+    first = found(project).base
+    validator = the_validator(run)
+    assert first is not None
+    assert np.array_equal(validator._base().losses, first.losses)
+    assert not np.allclose(validator._losses(), first.losses, rtol=1e-4)
+    assert lora.adapters(run.family)[0].layer.scaling["default"] == 0.5  # as it was
+
+
+def the_validator(run: Training) -> Validator:
+    return next(p.act.__self__ for p in run.loop.periodic if getattr(p.act, "__func__", None) is Validator.conclude)
+
+
+def test_a_resumed_run_measures_what_the_uninterrupted_one_does(project: Path) -> None:
+    """And what an abandoned continuation had measured is gone."""
+    runs.train(project, *MEASURED, "run.name='whole'", "training.steps=6")
+    runs.train(project, *MEASURED, "run.name='parts'", "save.every=2", "save.keep=9", "training.steps=4")
+    output = folder(project, "parts")
+    shutil.rmtree(output.checkpoint(4))
+    assert [c.step for c in found(project, "parts").checkpoints] == [2, 4]
+    runs.train(project, *MEASURED, "run.name='parts'", "save.every=2", "training.steps=6", resume=True)
+    whole, parts = found(project, "whole"), found(project, "parts")
+    assert whole.questions == parts.questions
+    assert [c.step for c in parts.checkpoints] == [2, 4, 6]
+    for one, other in zip((whole.base, *whole.checkpoints), (parts.base, *parts.checkpoints), strict=True):
+        assert one is not None
+        assert other is not None
+        assert np.array_equal(one.losses, other.losses)
+
+
+def test_report_events_and_the_best_are_written(project: Path) -> None:
+    runs.train(project, *MEASURED, "save.every=2", "optimizer.lr=1e-2")
+    output = folder(project)
+    report = json.loads(output.learning_numbers.read_text())
+    events = [e for e in output.events() if e["event"] == "validation"]
+    assert [e["step"] for e in events] == [c["step"] for c in report["checkpoints"]] == [2, 4]
+    assert events[-1]["best"] == report["best"]
+    assert report["images"] == 2
+    assert report["training_images"] == 2
+    assert output.learning_page.read_text().count("http") == output.learning_page.read_text().count("http://www.w3.org")
+    last = [e for e in output.events() if e["event"] == "notice"][-1]
+    assert report["verdict"] in last["message"]
+    best = load_file(output.best.with_name("run-best.safetensors"))
+    known = output.result(None if report["best"] == 4 else 2).with_suffix(".safetensors")
+    known = known if known.exists() else output.path / f"run-step{report['best']:06d}.safetensors"
+    assert all(torch.equal(tensor, load_file(known)[name]) for name, tensor in best.items())
+
+
+def test_the_best_checkpoint_outlives_newer_ones(project: Path) -> None:
+    run = runs.training(project, *MEASURED, "training.steps=8", "save.every=2", "save.keep=1")
+    course = iter([1.0, 0.8, 0.5, 0.7, 0.9])  # the base, then steps 2, 4, 6, 8
+    validator = the_validator(run)
+    validator._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    run.run()
+    assert [p.name for p in sorted(folder(project).checkpoints.iterdir())] == ["step-000004", "step-000008"]
+    again = runs.training(project, *MEASURED, "training.steps=9", "save.every=2", "save.keep=1", resume=True)
+    assert the_validator(again).worth_keeping == {4}
+
+
+def test_early_stop_ends_the_run_as_done(project: Path) -> None:
+    run = runs.training(project, *MEASURED, "training.steps=20", "validation.early_stop=2")
+    course = iter([1.0, 0.8, 0.5, 0.7, 0.6, 0.1])
+    the_validator(run)._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    assert run.run() == "done"
+    output = folder(project)
+    assert output.finished
+    assert [c.step for c in found(project).checkpoints] == [2, 4, 6, 8]
+    assert (output.path / "run.safetensors").exists()
+    assert any("the run ends here (validation.early_stop)" in e.get("message", "") for e in output.events())
+
+
+def test_a_loss_that_is_not_finite_is_told_and_never_the_best(project: Path) -> None:
+    run = runs.training(project, *MEASURED)
+    course = iter([1.0, np.nan, 0.5])
+    the_validator(run)._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    run.run()
+    assert [c.step for c in found(project).checkpoints] == [4]
+    assert any("NaN" in e.get("message", "") for e in folder(project).events())
+
+
+def test_answers_survive_the_file_bit_for_bit(tmp_path: Path) -> None:
+    questions = Questions(3, "epsilon", 1000, (Picture("a/b c.png", (64, 96), True, "ff", (1, 2)),) * 2)
+    base = Answers(None, np.random.default_rng(0).random((2, 2)))
+    measurements.begin(tmp_path, Measurements(questions, None, ()))
+    measurements.write(tmp_path, base)
+    measurements.write(tmp_path, Answers(7, base.losses / 3))
+    read = measurements.read(tmp_path)
+    assert read is not None
+    assert read.questions == questions
+    assert read.base is not None
+    assert np.array_equal(read.base.losses, base.losses)
+    assert np.array_equal(read.at(7).losses, base.losses / 3)
+    assert measurements.known(tmp_path, questions, 6).checkpoints == ()
+    other = Questions(4, "epsilon", 1000, questions.pictures)
+    assert measurements.known(tmp_path, other, 9).base is None
