@@ -28,21 +28,49 @@ Overrides = Annotated[
 @app.command()
 def train(
     config: ConfigFile,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="With --resume: the folder of the checkpoint to continue from."),
+    ] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from CHECKPOINT, or from the run's newest valid one.")
+    ] = False,
 ) -> None:
-    """Train what a config describes; Ctrl-C saves and stops after the current step."""
+    """Train what a config describes; Ctrl-C saves and stops after the current step, a second one stops at once."""
     from trainer import commands
 
-    commands.train(config, overrides or [], resume=resume)
+    if checkpoint is not None and not resume:
+        raise UserError(f"{checkpoint}: to continue from a checkpoint, add --resume.")
+    if checkpoint is not None and config.is_dir() and not checkpoint.is_dir():
+        config, checkpoint = checkpoint, config  # `train --resume CHECKPOINT CONFIG` says the same
+    commands.train(config, overrides or [], resume=resume, given=checkpoint)
 
 
 @app.command()
-def check(config: ConfigFile, overrides: Overrides = None) -> None:
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Take one step with the largest batch: memory, time; writes nothing.")
+    ] = False,
+) -> None:
     """Validate config and data and print what would train; trains nothing."""
     from trainer import commands
 
-    commands.check(config, overrides or [])
+    commands.check(config, overrides or [], preflight=preflight)
+
+
+@app.command()
+def noise(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(min=1, help="How many of your images are looked at, at most.")] = 256,
+) -> None:
+    """Show what pairing noise with your own images would do, before you train; writes noise-report.html."""
+    from trainer import commands
+
+    commands.noise(config, overrides or [], images=images)
 
 
 @app.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,25 +13,28 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.optim import Optimizer
 
-from trainer import lora, optimizers, outputs, parameters, prompts, registry, schedules, validation_set
+from trainer import environment, lora, optimizers, outputs, parameters, prompts, registry, schedules, validation_set
 from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
 from trainer.config_io import looks_like_path
 from trainer.console import Console
-from trainer.control import Control
+from trainer.control import Control, StopRequestedError
 from trainer.data import holdout
-from trainer.data.cache import MemoryLatents, TextCache
+from trainer.data.cache import Latents, MemoryLatents, TextCache
 from trainer.data.dataset import Dataset
 from trainer.data.holdout import Split
 from trainer.data.loader import Loader
+from trainer.data.on_demand import OnDemandLatents
 from trainer.data.plan import Plan, global_index
 from trainer.data.scan import scan
+from trainer.determinism import set_deterministic
 from trainer.errors import RunError, UserError
-from trainer.events import Error, Sink, Start
+from trainer.events import Error, Notice, Sink, Start
 from trainer.facts import metadata_of
-from trainer.guards import memory_advice
+from trainer.guards import FiniteSteps, StepTimes, memory_advice, slowness_hint
 from trainer.holder import holder_of, in_use
 from trainer.loop import Loop, Pace
 from trainer.losses import Loss
@@ -39,6 +42,7 @@ from trainer.network import Network
 from trainer.noise import NoiseChain
 from trainer.noise_pool import NoisePool, Place
 from trainer.parameters import Group, Rates
+from trainer.preflight import attempt, describe, largest
 from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 from trainer.resume import Keeper, may_start
@@ -59,7 +63,9 @@ class Training:
     loader: Loader
     folder: RunFolder
     console: Console
+    keeper: Keeper
     advice: str  # what to change when the device's memory runs out
+    notices: list[str] = field(default_factory=list)  # told first
 
     def run(self) -> str:
         """Returns "done" or "stopped"."""
@@ -70,9 +76,12 @@ class Training:
             self.console.progress("training", steps, "steps", start=done) as self.folder.lines.update,
         ):
             try:
+                self.keeper.begin(done)
+                for line in [*self.folder.changes, *self.notices]:
+                    self.loop.emit(Notice(done, message=line))
                 return self.loop.run()
             except torch.OutOfMemoryError as error:
-                failed = RunError(f"the memory of {self.loop.start.device} ran out. What saves most: {self.advice}.")
+                failed = memory_ran_out(self.loop.start.device, self.advice)
                 self.loop.emit(Error(done, message=str(failed)))
                 raise failed from error
             except (RunError, UserError) as error:
@@ -80,19 +89,56 @@ class Training:
                 raise
 
 
-def training(config: BaseConfig, console: Console, *, resume: bool = False) -> Training | None:
+def train(config: BaseConfig, console: Console, *, resume: bool = False, given: Path | None = None) -> str:
+    """Builds a run and trains; returns "done" or "stopped". A stop is answered while caches are filled, too."""
+    control = Control(run_dir_of(config).control)
+    control.forget_earlier()
+    with control.listening():
+        console.interrupt = control.raise_if_stopped
+        try:
+            found = training(config, console, resume=resume, given=given, control=control)
+        except StopRequestedError:
+            console.say("stopped before the first step; what is in the disk cache stays, the rest begins anew")
+            return "stopped"
+        finally:
+            console.interrupt = lambda: None
+        return "done" if found is None else found.run()
+
+
+def preflight(config: BaseConfig, console: Console) -> list[str]:
+    """Takes one step with the largest batch and tells what it took; writes nothing."""
+    found = training(config, console, trial=True)
+    assert found is not None
+    return found.notices
+
+
+def run_dir_of(config: BaseConfig) -> RunDir:
+    return RunDir(Path(config.run.output_dir) / config.run.name)
+
+
+def training(
+    config: BaseConfig,
+    console: Console,
+    *,
+    resume: bool = False,
+    given: Path | None = None,
+    control: Control | None = None,
+    trial: bool = False,
+) -> Training | None:
     """Everything from config to a loop that can run. None when the run is done already. Raises UserError.
 
+    given: the checkpoint to resume from, if not the newest; trial: for a preflight alone, without any caching.
     Nothing is written before the data and the model are known to be good.
     """
-    run_dir = RunDir(Path(config.run.output_dir) / config.run.name)
-    if (pid := holder_of(run_dir)) is not None:
+    run_dir = run_dir_of(config)
+    if not trial and (pid := holder_of(run_dir)) is not None:
         raise in_use(run_dir.path, pid)
-    if not may_start(run_dir, config, resume=resume):
+    if not trial and not may_start(run_dir, config, resume=resume, given=given):
         console.say(f"{run_dir.path}: this run is done already; change run.name to train again.")
         return None
     for line in notes(config):
         console.say(line)
+    set_deterministic(config.run.deterministic)
     wanted = prompts.requests(config.samples)
     accelerator = accelerator_for(config)
     family = open_family(config)
@@ -104,7 +150,7 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
     family.to(accelerator.device, DTYPES[config.training.precision])
     plan = Plan(dataset, config.run.seed)
     pace = pace_of(config, plan, accelerator.num_processes)
-    loader = make_loader(config, console, accelerator, family, plan, pace)
+    loader = make_loader(config, console, accelerator, family, plan, pace, on_demand=trial)
     groups = parameters.groups(family.parts, Rates(rates, config.optimizer.rates, config.optimizer.lora_plus))
     modules = Network(family)
     if config.training.gradient_checkpointing:
@@ -118,13 +164,22 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
         total=pace.steps,
         until=[last_step(config, family, group, pace) for group in groups],
     )
-    keeper = Keeper(run_dir, config, accelerator, dict(parameters.trainable(family.parts)), optimizer, schedule)
-    done = keeper.restore(console.say, [g.lr for g in groups]) if resume else 0
+    finite = FiniteSteps()
+    weights = dict(parameters.trainable(family.parts))
+    keeper = Keeper(run_dir, config, accelerator, weights, optimizer, schedule, {"finite": finite})
+    done = keeper.restore(console.say, [g.lr for g in groups], given) if resume or given else 0
     result = result_of(config, family, dataset, pace, accelerator.num_processes)
-    folder = RunFolder(run_dir, config, accelerator, console)
+    made_from = {
+        "processes": accelerator.num_processes,
+        "base": environment.fingerprint(Path(config.model.base)),
+        "dataset": environment.fingerprint_of_images(dataset),
+    }
+    if done and given is None:
+        refuse_other_base(run_dir, made_from)
+    folder = RunFolder(run_dir, config, accelerator, console, made_from)
     emit = folder.emit
-    control = Control(run_dir.control)
-    validator = validator_of(config, accelerator, family, split, run_dir, result, emit, done)
+    control = control or Control(run_dir.control)
+    validator = None if trial else validator_of(config, accelerator, family, split, run_dir, result, emit, done)
     loop = Loop(
         accelerator=accelerator,
         network=network,
@@ -160,11 +215,42 @@ def training(config: BaseConfig, console: Console, *, resume: bool = False) -> T
                 accelerator,
             ),
         ],
-        save_state=keeper.save,
+        saver=keeper,
         control=control,
         start=_start(done, pace, dataset, groups, accelerator),
+        finite=finite,
+        times=StepTimes(slowness_hint(config, accelerator.device.type)),
     )
-    return Training(loop, family, loader, folder, console, memory_advice(config))
+    found = Training(loop, family, loader, folder, console, keeper, memory_advice(config))
+    if (config.training.preflight or trial) and done < pace.steps:
+        console.interrupt()
+        spare = None if done else optimizers.build(config.optimizer.name, groups, config.optimizer.args)
+        found.notices.append(tried(found, plan, spare))
+    return found
+
+
+def refuse_other_base(run_dir: RunDir, made_from: Mapping[str, object]) -> None:
+    began_with = environment.read(run_dir.environment).get("base")
+    if began_with and began_with != made_from["base"]:
+        raise UserError(
+            f"model.base: its files are not those that the run in {run_dir.path} began with. Bring them back, or change "
+            "run.name to start another run."
+        )
+
+
+def tried(found: Training, plan: Plan, optimizer: Optimizer | None) -> str:
+    """What a step with the largest batch took, as a line."""
+    loop = found.loop
+    try:
+        trial = attempt(loop, plan, optimizer)
+    except torch.OutOfMemoryError as error:
+        raise memory_ran_out(loop.start.device, found.advice, describe(plan, largest(plan))) from error
+    return trial.line(loop.pace.steps - loop.start.step)
+
+
+def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
+    where = f" in a first step with the largest batch ({batch})" if batch else ""
+    return RunError(f"the memory of {device} ran out{where}. What saves most: {advice}.")
 
 
 def summary(config: BaseConfig) -> list[str]:
@@ -378,9 +464,16 @@ def last_step(config: BaseConfig, family: Family, group: Group, pace: Pace) -> i
 
 
 def make_loader(
-    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, plan: Plan, pace: Pace
+    config: BaseConfig,
+    console: Console,
+    accelerator: Accelerator,
+    family: Family,
+    plan: Plan,
+    pace: Pace,
+    *,
+    on_demand: bool = False,
 ) -> Loader:
-    """Fills the caches that the config asks for."""
+    """Fills the caches that the config asks for; `on_demand`: gives the same without filling them."""
     make = partial(
         Loader,
         plan.dataset,
@@ -389,14 +482,17 @@ def make_loader(
         batches_per_step=pace.accumulation * accelerator.num_processes,
         steps=pace.steps,
     )
-    latents = texts = None
-    if config.data.cache_latents:
+    latents: Latents | None = None
+    texts = None
+
+    def encode_images(pixels: Tensor) -> Tensor:
+        return family.encode_images(pixels.to(accelerator.device))
+
+    if config.data.cache_latents and on_demand:
+        latents = OnDemandLatents(plan.dataset, encode_images)
+    elif config.data.cache_latents:
         with torch.no_grad(), console.progress("encoding images", len(plan.dataset.items), "images") as update:
-            latents = MemoryLatents.encode(
-                plan.dataset,
-                lambda pixels: family.encode_images(pixels.to(accelerator.device)),
-                on_progress=lambda done, _: update(done, ""),
-            )
+            latents = MemoryLatents.encode(plan.dataset, encode_images, on_progress=lambda done, _: update(done, ""))
     if config.data.cache_text and not config.training.text_encoder:
         # Under autocast, as in the network: cached states equal live ones.
         def encode(captions: Sequence[str]) -> TextStates:
@@ -404,7 +500,7 @@ def make_loader(
                 return family.encode_text(captions)
 
         texts = TextCache(encode)
-        captions = make().possible_captions()
+        captions = set() if on_demand else make().possible_captions()
         with console.progress("encoding captions", len(captions), "captions") as update:
             texts.prepare(captions, on_progress=lambda done, _: update(done, ""))
     return make(latents=latents, texts=texts)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer import tensor_stream
 from trainer.atomic import write_folder
 from trainer.errors import RunError
 
 FORMAT = 1
+TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_NESTED = ("optimizer", "schedule", "scaler", "extra", "config")
 
 
 @dataclass(frozen=True)
@@ -32,57 +36,150 @@ class State:
     schedule: Mapping[str, Any]
     scaler: Mapping[str, Any]  # of float16 training, else empty
     config: Mapping[str, Any]  # resolved
+    extra: Mapping[str, Any] = field(default_factory=dict)  # the state_dict of whatever else goes on, by its name
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A state as it will lie on the disk, copied to the host: what trains may change meanwhile."""
+
+    tensors: Mapping[str, Tensor]
+    values: bytes  # JSON
+    step: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole folder, from above."""
+        tensors = sum(tensor.nbytes for tensor in self.tensors.values())
+        return tensors + len(tensor_stream.header(self.tensors)) + len(self.values) + 4096
+
+
+def stage(state: State) -> Staged:
+    """Raises RunError for a value that can't be kept."""
+    tensors: dict[str, Tensor] = {f"weights/{name}": _stored(t) for name, t in state.weights.items()}
+    rest = {name: _pack(getattr(state, name), name, tensors) for name in _NESTED}
+    values = json.dumps({"format": FORMAT, "step": state.step, **rest}).encode()
+    return Staged(tensors, values, state.step)
+
+
+def write(folder: Path, staged: Staged) -> None:
+    """Writes the folder whole or not at all; the manifest of sizes and hashes comes last. Raises OSError."""
+
+    def fill(path: Path) -> None:
+        files = {
+            TENSORS: _written(path / TENSORS, lambda sink: tensor_stream.write(sink, staged.tensors)),
+            VALUES: _written(path / VALUES, lambda sink: sink.write(staged.values)),
+        }
+        (path / MANIFEST).write_bytes(_manifest({"step": staged.step, "files": files}))
+
+    write_folder(folder, fill, validate=_proven, need=staged.size)
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes the folder whole or not at all; the manifest of sizes and hashes comes last."""
-
-    def write(path: Path) -> None:
-        tensors: dict[str, Tensor] = {f"weights/{name}": _stored(t) for name, t in state.weights.items()}
-        rest = {
-            name: _pack(getattr(state, name), f"{name}", tensors)
-            for name in ("optimizer", "schedule", "scaler", "config")
-        }
-        save_file(tensors, path / "state.safetensors")
-        (path / "state.json").write_text(json.dumps({"format": FORMAT, "step": state.step, **rest}), encoding="utf-8")
-        files = {f.name: {"size": f.stat().st_size, "sha256": _hash(f)} for f in sorted(path.iterdir())}
-        (path / "manifest.json").write_text(json.dumps({"step": state.step, "files": files}), encoding="utf-8")
-
-    write_folder(folder, write, validate=_verify)
+    write(folder, stage(state))
 
 
 def load(folder: Path) -> State:
     """Raises RunError when the folder is not a complete, undamaged checkpoint."""
-    _verify(folder)
-    tensors = load_file(folder / "state.safetensors")
-    values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if values["format"] != FORMAT:
-        raise RunError(f"{folder}: checkpoint format {values['format']}, this version reads {FORMAT}")
+    verify(folder)
+    values = _values(folder)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder}: not a complete checkpoint ({error})") from error
     weights = {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
-    rest = {name: _unpack(values[name], tensors) for name in ("optimizer", "schedule", "scaler", "config")}
+    rest = {name: _unpack(values[name], tensors) for name in _NESTED}
     return State(step=values["step"], weights=weights, **rest)
 
 
-def newest(checkpoints: Path, say: Any = print) -> Path | None:
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config that a checkpoint was made with; its tensors are not read. Raises RunError."""
+    _verify_files(folder, {VALUES})
+    found: dict[str, Any] = _unpack(_values(folder)["config"], {})
+    return found
+
+
+def load_newest(checkpoints: Path, say: Callable[[str], object] = print) -> State | None:
     """The newest valid checkpoint of a run; damaged ones are named and passed over."""
-    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+    for folder in reversed(folders(checkpoints)):
         try:
-            _verify(folder)
-            return folder
+            return load(folder)
         except RunError as error:
             say(f"passing over a damaged checkpoint: {error}")
     return None
 
 
-def _verify(folder: Path) -> None:
+def folders(checkpoints: Path) -> list[Path]:
+    """All checkpoints of a run, the oldest first."""
+    named = [folder for folder in checkpoints.glob("step-*") if step_of(folder) is not None]
+    return sorted(named, key=lambda folder: step_of(folder) or 0)
+
+
+def step_of(folder: Path) -> int | None:
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else None
+
+
+def verify(folder: Path) -> None:
+    """Raises RunError unless every byte is as it was written."""
+    _verify_files(folder, {TENSORS, VALUES})
+
+
+def _proven(folder: Path) -> None:
+    """What was just written reads back: a disk that lies is a failed write."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, wanted in manifest["files"].items():
-            file = folder / name
+        verify(folder)
+    except RunError as error:
+        raise OSError(None, f"it reads back differently ({error})", str(folder)) from error
+
+
+def _verify_files(folder: Path, names: set[str]) -> None:
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        # The manifest vouches for itself too: it must be exactly what would be written for its content.
+        if text != _manifest({"step": manifest["step"], "files": manifest["files"]}):
+            raise RunError(f"{folder / MANIFEST}: differs from what was written")
+        for name in sorted(names):
+            file, wanted = folder / name, manifest["files"][name]
             if file.stat().st_size != wanted["size"] or _hash(file) != wanted["sha256"]:
                 raise RunError(f"{file}: differs from what was written")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{folder}: not a complete checkpoint ({error})") from error
+
+
+def _manifest(content: Mapping[str, Any]) -> bytes:
+    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": own}).encode()
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / VALUES).read_bytes())
+    if values["format"] != FORMAT:
+        raise RunError(f"{folder}: checkpoint format {values['format']}, this version reads {FORMAT}")
+    return values
+
+
+class _Hashing:
+    """Hashes what passes through, so that the manifest tells what was meant, not what the disk made of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: memoryview | bytes) -> None:
+        self.sha256.update(data)
+        self.size += len(data)
+        self._file.write(data)
+
+
+def _written(file: Path, fill: Callable[[_Hashing], object]) -> dict[str, Any]:
+    """Size and hash of what `fill` wrote."""
+    with file.open("wb") as opened:
+        sink = _Hashing(opened)
+        fill(sink)
+    return {"size": sink.size, "sha256": sink.sha256.hexdigest()}
 
 
 def _hash(file: Path) -> str:
@@ -91,7 +188,7 @@ def _hash(file: Path) -> str:
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    # A copy: safetensors refuses tensors that share memory, as the tables of 8-bit optimizers do.
+    # A copy: what trains goes on changing, and tables of 8-bit optimizers share memory.
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
@@ -101,13 +198,19 @@ def _pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         tensors[key] = _stored(value)
         return {"tensor": key}
     if isinstance(value, Mapping):
-        return {"dict": [[k, _pack(v, f"{key}/{k}", tensors)] for k, v in value.items()]}
+        return {"dict": [[_key(k, key), _pack(v, f"{key}/{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     raise RunError(f"cannot save {key}: a value of type {type(value).__name__}")
+
+
+def _key(key: Any, place: str) -> int | str:
+    if isinstance(key, (int, str)):
+        return key
+    raise RunError(f"cannot save {place}: a key of type {type(key).__name__}")
 
 
 def _unpack(packed: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
@@ -135,4 +238,5 @@ def restore_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tens
             raise RunError(
                 f"{name}: the checkpoint has shape {tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
             )
+    for name, parameter in parameters.items():
         parameter.copy_(weights[name])

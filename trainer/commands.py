@@ -15,21 +15,44 @@ from trainer.console import Console
 from trainer.quiet import quiet
 
 
-def train(path: Path, overrides: Sequence[str], *, resume: bool) -> str:
-    """Returns "done" or "stopped"."""
+def train(path: Path, overrides: Sequence[str], *, resume: bool, given: Path | None = None) -> str:
+    """Returns "done" or "stopped". given: the checkpoint to resume from, if not the newest."""
     config = config_io.read(path, overrides)
     build = _build()
     console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)
-    found = build.training(config, console, resume=resume)
-    return "done" if found is None else found.run()
+    outcome: str = build.train(config, console, resume=resume, given=given)
+    return outcome
 
 
-def check(path: Path, overrides: Sequence[str]) -> None:
+def check(path: Path, overrides: Sequence[str], *, preflight: bool = False) -> None:
     config = config_io.read(path, overrides)
     build = _build()
     console = Console()
-    for line in [*notes(config), *build.summary(config)]:
+    for line in build.preflight(config, console) if preflight else [*notes(config), *build.summary(config)]:
         console.say(line)
+
+
+def noise(path: Path, overrides: Sequence[str], *, images: int) -> None:
+    config = config_io.read(path, overrides)
+    build = _build()
+    noise_run = importlib.import_module("trainer.reports.noise_run")
+    console = Console()
+    accelerator, family = build.accelerator_for(config), build.open_family(config)
+    objective = build.objective_of(config, family)
+    found = build.split_of(config, build.scan_data(config, console, family), family.latent_factor).training
+    sample = noise_run.sample(found, images, config.run.seed)
+    asked = noise_run.Asked(
+        objective=objective,
+        objective_name=objective.diffusers_name,
+        timesteps=len(family.alphas_cumprod),
+        stages=config.noise.stages(),
+        batch_size=max(found.batch_size(found.items[index]) for index in sample.items),
+        accumulation=config.training.gradient_accumulation * accelerator.num_processes,
+        sizes=sample.sizes,
+        seed=config.run.seed,
+    )
+    latents = noise_run.latents_of(sample, family, accelerator.device, console)
+    noise_run.write_and_tell(latents, asked, build.run_dir_of(config), console)
 
 
 def plugins() -> None:

@@ -74,6 +74,11 @@ class Run(Section):
     output_dir: str = key("output", "Folder that holds all runs.", path=True, kohya=("output_path",))
     seed: int = key(42, "Seed of every random stream of the run.", ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", "Where to train; auto takes the GPU if there is one.")
+    deterministic: bool = key(
+        False,
+        "On a GPU, only algorithms that give the same bits every time: a resumed run then equals an uninterrupted one "
+        "exactly, and steps are somewhat slower. On a CPU it is so anyway.",
+    )
 
 
 class Model(Section):
@@ -125,6 +130,9 @@ class Training(Section):
     )
     gradient_checkpointing: bool = key(False, "Compute activations twice to save memory; about a third slower.")
     max_grad_norm: float = key(1.0, "Gradients are clipped to this norm; 0 = never.", ge=0, kohya=("clip_grad_norm",))
+    preflight: bool = key(
+        True, "Try one step with the largest batch first: tells memory and time, and fails before the work begins."
+    )
 
 
 class Lora(Section):
@@ -279,6 +287,9 @@ class Save(Section):
     dtype: Literal["fp32", "fp16", "bf16"] = key("fp16", "Storage of saved weights.", kohya=("save_precision",))
     keep: int = key(
         2, "Checkpoints that are kept to resume from, the newest ones.", ge=1, kohya=("save_last_n_steps_state",)
+    )
+    keep_every: int = key(
+        0, "Checkpoints whose step is a multiple of this are kept for good; 0 = none of them.", ge=0, unit="steps"
     )
     comment: str = key("", "Free text for the file's metadata.", kohya=("training_comment",))
 

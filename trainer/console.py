@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trainer.events import Error, Event, Notice, Sample, Save, Start, Step, Stop, Validation
+from trainer.line_file import LineFile
 
 Update = Callable[[int, str], None]  # (done, remark)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -22,17 +22,16 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
-        self._log: TextIO | None = None
+        self._log: LineFile | None = None
+        self.interrupt: Callable[[], None] = lambda: None  # called at every progress; may raise to end the work
 
     def log_to(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._log = path.open("a", encoding="utf-8")
+        self._log = LineFile(path)
 
     def say(self, line: str) -> None:
         self._rich.print(line, markup=False)
         if self._log is not None:
-            self._log.write(line + "\n")
-            self._log.flush()
+            self._log.write(line)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Update]:
@@ -43,6 +42,7 @@ class Console:
 
                 def update(done: int, remark: str = "") -> None:
                     bar.update(task, completed=done, remark=remark)
+                    self.interrupt()
 
                 yield update
         else:
@@ -63,6 +63,7 @@ class Console:
 
         def update(done: int, remark: str = "") -> None:
             nonlocal last
+            self.interrupt()
             now = time.monotonic()
             if now - last < PLAIN_INTERVAL and done < total:
                 return

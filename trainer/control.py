@@ -11,11 +11,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, get_args
 
+import psutil
+
 from trainer.atomic import write_text
 
 Word = Literal["stop", "pause", "go", "save", "sample"]
 WORDS: tuple[str, ...] = get_args(Word)
 POLL = 0.2  # seconds between looks at the file while paused
+
+
+class StopRequestedError(Exception):
+    """A stop was asked for before the first step, when there is nothing yet that could be saved."""
 
 
 def ask(control_file: Path, word: Word) -> None:
@@ -32,6 +38,19 @@ class Control:
         self.ended = False  # the run decided itself that it is done before its last step
         self._file = file
 
+    def forget_earlier(self) -> None:
+        """What was asked before this process existed was asked of another run."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                if self._file.stat().st_mtime < psutil.Process().create_time():
+                    self._file.unlink()
+
+    def raise_if_stopped(self) -> None:
+        """For long work before the first step."""
+        self.take()
+        if self.stop_requested:
+            raise StopRequestedError
+
     def take(self) -> set[str]:
         """Reads and empties the control file: the actions ("save", "sample") to do now."""
         word = self._read()
@@ -40,6 +59,16 @@ class Control:
         if word in ("pause", "go"):
             self.paused = word == "pause"
         return {word} & {"save", "sample"}
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a stop was asked for in the meantime."""
+        before, self.stop_requested = self.stop_requested, False
+        end = time.monotonic() + seconds
+        while not self.stop_requested and time.monotonic() < end:
+            time.sleep(min(POLL, seconds))
+            self.take()
+        asked, self.stop_requested = self.stop_requested, self.stop_requested or before
+        return asked
 
     def wait_while_paused(self) -> set[str]:
         """Returns once the run may go on; actions asked for in the meantime end the wait too."""

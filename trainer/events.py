@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trainer.line_file import LineFile
+
 
 @dataclass(frozen=True)
 class Event:
@@ -112,15 +114,10 @@ class MetricsFile:
     """Appends each event as one whole line of JSON and flushes it: others follow the run by this file alone."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = path.open("a", encoding="utf-8")
-        if torn:
-            self._file.write("\n")  # a line that a killed run left unfinished must not swallow the next one
+        self._file = LineFile(path)
 
     def __call__(self, event: Event) -> None:
-        self._file.write(json.dumps(_finite(event.as_dict())) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(_finite(event.as_dict())))
 
 
 def _finite(value: Any) -> Any:

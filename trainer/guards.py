@@ -1,9 +1,12 @@
-"""What protects a run from itself: steps that are not finite, memory that runs out."""
+"""What protects a run from itself: steps that are not finite, memory that runs out, steps that turn slow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from trainer.config import BaseConfig
 from trainer.errors import RunError
@@ -17,6 +20,12 @@ class FiniteSteps:
 
     skipped: int = 0  # in all
     in_a_row: int = 0
+
+    def state_dict(self) -> Mapping[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def passed(self) -> None:
         self.in_a_row = 0
@@ -50,3 +59,42 @@ def memory_advice(config: BaseConfig) -> str:
         (True, "a lower resolution"),
     ]
     return ", ".join([text for helps, text in candidates if helps][:3])
+
+
+SLOW = 3.0  # times the usual duration
+_WARM_UP, _USUAL, _RECENT = 3, 20, 5  # measurements
+
+
+@dataclass
+class StepTimes:
+    """Notices when steps take several times as long as at the beginning: a full GPU memory makes Windows use the
+    system's memory instead, silently."""
+
+    hint: str = ""  # what may be done about it
+    rates: list[float] = field(default_factory=list)  # seconds per latent cell, so that buckets can be compared
+    told: bool = False
+
+    def add(self, step: int, seconds: float, cells: int) -> str:
+        """The line to tell, once, or an empty text."""
+        if self.told or not cells:
+            return ""
+        self.rates.append(seconds / cells)
+        usual = self.rates[_WARM_UP : _WARM_UP + _USUAL]
+        recent = self.rates[_WARM_UP + _USUAL :]
+        if len(recent) < _RECENT:
+            return ""
+        factor = statistics.median(recent) / statistics.median(usual)
+        del self.rates[_WARM_UP + _USUAL]
+        self.told = factor >= SLOW
+        return (
+            f"step {step}: steps take {factor:.1f} times as long as at the beginning. {self.hint}" if self.told else ""
+        )
+
+
+def slowness_hint(config: BaseConfig, device: str) -> str:
+    if sys.platform == "win32" and device.startswith("cuda"):
+        return (
+            "On Windows this is what happens when the GPU's memory is full and the system's memory is used instead. "
+            f"What saves most: {memory_advice(config)}."
+        )
+    return "Does another program use the same device, or is it too hot?"

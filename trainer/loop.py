@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +20,7 @@ from trainer.control import Control
 from trainer.data.plan import global_index
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
-from trainer.guards import FiniteSteps
+from trainer.guards import FiniteSteps, StepTimes
 from trainer.noise import Streams
 from trainer.step import StepResult, TrainingStep
 
@@ -50,6 +51,23 @@ class Pace:
     seed: int
 
 
+class Saver(Protocol):
+    """Saves the state of the run, perhaps while training goes on; all three raise OSError."""
+
+    def save(self, step: int) -> None: ...
+
+    def check(self) -> None:
+        """Raises what went wrong meanwhile; does not wait."""
+        ...
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk; one that failed is tried again."""
+        ...
+
+
+RETRY = 10.0  # seconds between attempts to write what would be lost otherwise
+
+
 @dataclass
 class Loop:
     """Runs a training from `start` finished steps to the end or to a requested stop."""
@@ -63,42 +81,52 @@ class Loop:
     pace: Pace
     emit: Sink
     periodic: Sequence[Periodic]
-    save_state: Callable[[int], None]  # a checkpoint, when a stop was asked for
+    saver: Saver
     control: Control
     start: Start
     finite: FiniteSteps = field(default_factory=FiniteSteps)
+    times: StepTimes = field(default_factory=StepTimes)
+    patience: float = 3600.0  # seconds of attempts to write the end of a run before it is given up
+    _spent: float = 0.0  # seconds in steps since the last log
+    _cells: int = 0  # latent values, or pixels, in them
 
     def run(self) -> str:
         """Returns "done" or "stopped"."""
         began = time.monotonic()
         self.emit(self.start)
-        finished = self.start.step
         self.network.train()
-        if finished == 0:
-            self._act(0, [p for p in self.periodic if p.at_start])
-        while finished < self.pace.steps and not self.control.ended and not self._stopped(finished):
-            self.take_step(finished)
-            finished += 1
-            if finished < self.pace.steps:
-                self._act(finished, [p for p in self.periodic if p.due(finished)])
-        reason = "done" if finished >= self.pace.steps or self.control.ended else "stopped"
-        if reason == "done":
-            self._act(finished, [p for p in self.periodic if p.at_end], final=True)
-        else:
-            self._act(finished, [Periodic(self.save_state, 0)], final=True)
+        try:
+            finished = self._steps()
+            done = finished >= self.pace.steps or self.control.ended
+            state = Periodic(self.saver.save, 0)
+            self._end(finished, [p for p in self.periodic if p.at_end] if done else [state])
+        except Exception:
+            with suppress(OSError):  # told already; what is being written is not lost with the run
+                self.saver.wait()
+            raise
+        reason = "done" if done else "stopped"
         self.emit(Stop(finished, reason=reason, seconds=time.monotonic() - began))
         return reason
 
-    def take_step(self, finished: int) -> None:
-        """The step after `finished` ones: forward, backward, update, log."""
-        started = time.monotonic()
-        results = self._micro_batches(finished)
-        norm = self._update(finished)
-        if self._logs(finished + 1):
-            self._log(finished + 1, results, norm, time.monotonic() - started)
+    def _steps(self) -> int:
+        """Trains to the end or to a stop; returns how many steps are finished."""
+        finished = self.start.step
+        if finished == 0:
+            self._act(0, [p for p in self.periodic if p.at_start])
+        while finished < self.pace.steps and not self.control.ended and not self._stopped(finished):
+            started = time.monotonic()
+            results = self.gradients(finished)
+            norm = self._update(finished)
+            finished += 1
+            if self._logs(finished):
+                self._log(finished, results, norm, time.monotonic() - started)
+            self._watch(finished, time.monotonic() - started)
+            if finished < self.pace.steps:
+                self._act(finished, [p for p in self.periodic if p.due(finished)])
+        return finished
 
-    def _micro_batches(self, finished: int) -> list[StepResult]:
-        """Forward and backward of one step's micro-batches; gradients are exchanged with the last one."""
+    def gradients(self, finished: int) -> list[StepResult]:
+        """Forward and backward of the step after `finished` ones; with its last micro-batch gradients are exchanged."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         results = []
         self._names: list[str] = []
@@ -106,7 +134,9 @@ class Loop:
             index = global_index(finished, micro, self.pace.accumulation, rank, ranks)
             batch = self.batch(index).to(self.accelerator.device)
             self._names += batch.names
+            self._cells += sum(t.numel() for t in (batch.latents, batch.pixels) if t is not None)
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
+            streams.seed_networks()
             last = micro == self.pace.accumulation - 1
             with nullcontext() if last else self.accelerator.no_sync(self.network):
                 result = self.step(batch, streams)
@@ -152,19 +182,48 @@ class Loop:
     def _logs(self, finished: int) -> bool:
         return finished % self.pace.log_every == 0 or finished == self.pace.steps
 
-    def _act(self, step: int, due: Sequence[Periodic], *, final: bool = False) -> None:
-        """A disk that is full on the way is told and the run goes on; at its end it is an error."""
+    def _watch(self, finished: int, seconds: float) -> None:
+        """Tells what went wrong or turned slow behind the steps' back."""
+        self._spent += seconds
+        with_saver = Periodic(lambda _: self.saver.check(), 0)
+        self._attempt(finished, [with_saver])
+        if self._logs(finished):
+            line = self.times.add(finished, self._spent, self._cells)
+            self._spent, self._cells = 0.0, 0
+            if line:
+                self.emit(Notice(finished, message=line))
+
+    def _act(self, step: int, due: Sequence[Periodic]) -> None:
+        """A disk that is full on the way is told, and the run goes on."""
+        self._attempt(step, due)
+        if due:
+            self.accelerator.wait_for_everyone()
+
+    def _attempt(self, step: int, due: Sequence[Periodic]) -> dict[Periodic, str]:
+        """Those that could not write, and why."""
+        failed = {}
         for one in due:
             try:
                 one.act(step)
             except OSError as error:
                 where = error.filename or "the run's folder"
-                line = f"step {step}: could not write {where} ({error.strerror or error}); earlier saves are intact."
-                if final:
-                    raise RunError(f"{line} Make room, then continue with --resume.") from error
-                self.emit(Notice(step, message=line))
-        if due:
-            self.accelerator.wait_for_everyone()
+                failed[one] = f"step {step}: could not write {where} ({error.strerror or error})"
+                self.emit(Notice(step, message=f"{failed[one]}; earlier saves are intact."))
+        return failed
+
+    def _end(self, step: int, due: Sequence[Periodic]) -> None:
+        """What is written now would be lost otherwise, so it is tried until there is room or nobody waits for it."""
+        failed = self._attempt(step, [*due, Periodic(lambda _: self.saver.wait(), 0)])
+        until = time.monotonic() + self.patience
+        while failed:
+            left = until - time.monotonic()
+            if left > 0:
+                self.emit(Notice(step, message=f"step {step}: trying again in {RETRY:.0f} s; Ctrl-C gives up."))
+            if left <= 0 or self.control.wait(min(RETRY, left)):
+                first = next(iter(failed.values()))
+                raise RunError(f"{first}, and the run has ended. Make room, then continue with --resume.")
+            failed = self._attempt(step, list(failed))
+        self.accelerator.wait_for_everyone()
 
     def _stopped(self, finished: int) -> bool:
         """Answers what was asked of the run since the last step; a stop ends all processes at the same step."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from trainer.batch import NoiseDraw
 from trainer.protocols import PHASES, NoiseStage
-from trainer.randomness import generator
+from trainer.randomness import derive, generator
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Streams:
     def on_cpu(self, purpose: str) -> Generator:
         """For draws of one number per sample, which are cheaper there and the same on every device."""
         return generator(self.seed, purpose, self.step, self.micro_batch, self.rank)
+
+    def seed_networks(self) -> None:
+        """Sets torch's own stream, from which dropout draws inside the networks: a function of the step, too."""
+        torch.manual_seed(derive(self.seed, "networks", self.step, self.micro_batch, self.rank))
 
 
 def gaussian(like: Tensor, stream: Generator) -> Tensor:

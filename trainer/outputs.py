@@ -161,12 +161,14 @@ def saves(
     emit: Sink,
     accelerator: Accelerator,
 ) -> Periodic:
-    """Saves the result (under its final name after the last step) and a checkpoint."""
+    """Saves a checkpoint, and the result (under its final name after the last step)."""
 
     def act(step: int) -> None:
-        if accelerator.is_main_process:
-            file = result.save(run_dir.result(None if is_last(step) else step), step)
-            emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
-        keeper.save(step)
+        try:
+            keeper.save(step)
+        finally:  # the one is worth having without the other
+            if accelerator.is_main_process:
+                file = result.save(run_dir.result(None if is_last(step) else step), step)
+                emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
 
     return Recurring(act, 0, at_end=True, name="save", when=when)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from accelerate import Accelerator
 
 from trainer import config_io, environment
+from trainer.atomic import tidy
 from trainer.config import BaseConfig
 from trainer.console import Console, RunLines
 from trainer.events import Broadcast, MetricsFile, Sink, TensorBoardFile
@@ -18,8 +19,18 @@ from trainer.run_dir import RunDir
 class RunFolder:
     """Only the main process writes; on the others the block does nothing and events go nowhere."""
 
-    def __init__(self, run_dir: RunDir, config: BaseConfig, accelerator: Accelerator, console: Console) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        config: BaseConfig,
+        accelerator: Accelerator,
+        console: Console,
+        made_from: Mapping[str, object] | None = None,
+    ) -> None:
+        """made_from: see trainer.environment."""
         self.emit = Broadcast([])
+        self.changes: list[str] = []  # once opened: what is not as it was when the run began
+        self._made_from = made_from
         self.lines = RunLines(console)
         self._run_dir, self._config, self._accelerator, self._console = run_dir, config, accelerator, console
 
@@ -30,10 +41,13 @@ class RunFolder:
             yield
             return
         with Holder(self._run_dir):
-            self._run_dir.control.unlink(missing_ok=True)  # what was asked of an earlier run is void
+            for folder in (self._run_dir.path, self._run_dir.samples):
+                tidy(folder)
             self._console.log_to(self._run_dir.log)
             config_io.write(self._config, self._run_dir.config)
-            environment.write(self._run_dir.environment, self._accelerator.device)
+            now = environment.describe(self._accelerator.device, self._made_from)
+            self.changes = environment.changes(environment.read(self._run_dir.environment), now)
+            environment.write(self._run_dir.environment, now)
             self.emit.sinks = self._sinks()
             yield
 

@@ -20,6 +20,7 @@ device = "cpu"
 base = "base"
 [training]
 steps = 4
+preflight = false
 [lora]
 rank = 4
 alpha = 2

@@ -45,15 +45,12 @@ def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, file: str, 
         content[len(content) // 2] ^= 1
         path.write_bytes(content if damage == "flip" else content[:-3])
     said: list[str] = []
-    if file == "manifest.json" and damage == "flip":
-        # one flipped bit of the manifest can hit a place that is not checked, never one that loads other data
-        newest = checkpoint.newest(tmp_path, said.append)
-        assert newest is not None
-    else:
-        assert checkpoint.newest(tmp_path, said.append) == tmp_path / "step-000001"
-        assert "step-000002" in said[0]
-        with pytest.raises(RunError):
-            checkpoint.load(tmp_path / "step-000002")
+    found = checkpoint.load_newest(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 1
+    assert "step-000002" in said[0]
+    with pytest.raises(RunError):
+        checkpoint.load(tmp_path / "step-000002")
 
 
 def test_weights_of_another_config_are_refused() -> None:

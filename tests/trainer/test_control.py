@@ -64,7 +64,9 @@ def test_a_paused_run_waits_for_go(project: Path) -> None:
         ask(control, "pause")
 
         def go_later() -> None:
-            time.sleep(1.0)
+            while kinds(project).count("step") < 2:
+                time.sleep(0.05)
+            time.sleep(0.5)  # a run that did not wait would go on meanwhile
             seen.extend(kinds(project))
             ask(control, "go")
 

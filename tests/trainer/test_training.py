@@ -96,7 +96,7 @@ def test_a_noise_stage_changes_the_noise_and_nothing_else(project: Path) -> None
         rows = []
         for finished in range(3):
             batch = found.loop.batch(finished)
-            rows.append((batch.names, batch.captions, found.loop._micro_batches(finished)[0].timesteps.tolist()))
+            rows.append((batch.names, batch.captions, found.loop.gradients(finished)[0].timesteps.tolist()))
         return rows
 
     assert seen("run.name='a'") == seen("run.name='b'", "noise.oversampling=64")

@@ -1,0 +1,99 @@
+"""One real step with the largest batch before the first: that it fits, and what it takes. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.atomic import size_text
+from trainer.console import clock
+from trainer.data.plan import Plan
+from trainer.loop import Loop
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one optimizer step took."""
+
+    what: str  # the batch, in words
+    seconds: float
+    memory: int  # bytes: the device's peak, or what the process holds on a CPU
+    total: int  # bytes that the device has
+    device: str
+
+    def line(self, steps: int) -> str:
+        """For a run with so many steps to go."""
+        return (
+            f"preflight: a step with the largest batch ({self.what}) takes {self.seconds:.2f} s and "
+            f"{size_text(self.memory)} of {size_text(self.total)} on {self.device}; "
+            f"{steps} steps take at most about {clock(steps * self.seconds)}, plus samples and saves"
+        )
+
+
+def largest(plan: Plan) -> int:
+    """The index of the batch with the most pixels in the first epoch."""
+
+    def pixels(index: int) -> int:
+        items = [plan.dataset.items[entry.item] for entry in plan.batch(index).entries]
+        return sum(item.target[0] * item.target[1] for item in items)
+
+    return max(range(plan.batches_per_epoch), key=pixels)
+
+
+def describe(plan: Plan, index: int) -> str:
+    entries = plan.batch(index).entries
+    width, height = plan.dataset.items[entries[0].item].target
+    return f"{len(entries)} x {width}x{height}"
+
+
+def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+    """Takes the step that holds the largest batch; weights, gradients, modes and random streams are as before it.
+
+    optimizer: one of its own over the same weights, whose state is thrown away; None when the run's own optimizer
+    holds its state already, so that a second one would tell of memory that nobody needs.
+    """
+    index = largest(plan)
+    device = loop.accelerator.device
+    weights = [p for group in loop.optimizer.param_groups for p in group["params"]]
+    before = [w.detach().to("cpu", copy=True) for w in weights]
+    training, stream = loop.network.training, torch.get_rng_state()
+    loop.network.train()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.monotonic()
+    try:
+        loop.gradients(index // (loop.pace.accumulation * loop.accelerator.num_processes))
+        torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
+        if optimizer is not None:
+            optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.monotonic() - started
+    finally:
+        _restore(weights, before)
+        loop.network.train(training)
+        torch.set_rng_state(stream)
+    memory, total = _memory(device)
+    what = describe(plan, index)
+    return Trial(what, seconds, memory, total, str(device))
+
+
+@torch.no_grad()
+def _restore(weights: list[Tensor], before: list[Tensor]) -> None:
+    for weight, value in zip(weights, before, strict=True):
+        weight.copy_(value)
+        weight.grad = None
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.empty_cache()
+        return peak, total
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total
