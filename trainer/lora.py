@@ -1,25 +1,26 @@
-"""Puts LoRA adapters (peft's) into the parts of a family, and reads, scales, loads and merges them."""
+"""Puts adapters (LoRA, DoRA, LoHa, LoKr) into the parts of a family, and reads, scales, loads and merges them."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
-from trainer.adapter_weights import DOWN, UP, AdapterWeights, delta
+from trainer import lora_file, lora_peft
+from trainer.adapter_weights import MAGNITUDE, UP, AdapterWeights, apply, delta
 from trainer.errors import UserError
+from trainer.lora_peft import ADAPTER, Settings
 from trainer.protocols import Family
 from trainer.randomness import generator
 
-_NAME = "default"  # peft's name of the one adapter that each layer carries
+_ZERO = (UP, "hada_w2_b", "lokr_w1", "lokr_w1_a")  # the factor of each kind that starts at zero
 
 
 @dataclass(frozen=True)
@@ -48,33 +49,32 @@ def inject(
     conv_alpha: float = 1.0,
     dropout: float = 0.0,
     seed: int = 0,
+    method: str = "lora",
+    rank_dropout: float = 0.0,
+    module_dropout: float = 0.0,
+    ranks: Mapping[str, int] | None = None,
 ) -> list[Adapter]:
     """Adds float32 adapters, the only thing that trains in those parts afterwards, and returns them.
 
     rank and alpha are those of linear layers and 1x1 convolutions; conv_rank > 0 adapts the ResNets too, their 3x3
-    convolutions with conv_rank and conv_alpha (kohya's rules). Each adapter starts from its own stream, derived from
-    `seed` and its name: down uniform as kaiming with a = sqrt(5), up zero. torch's random state is left as it was.
+    convolutions with conv_rank and conv_alpha (kohya's rules). method: "lora", "dora", "loha" or "lokr". ranks: other
+    ranks for blocks by the beginning of their dotted names ("unet.down_blocks.0"), with the same alpha per rank; the
+    longest name counts, 0 leaves the block out. Each adapter starts from its own stream, derived from `seed` and its
+    name, as no change at all; torch's random state is left as it was. Raises UserError.
     """
-    for part in parts:
-        module = family.parts[part]
+    settings = Settings(method, rank, alpha, conv_rank, conv_alpha, dropout, rank_dropout, module_dropout)
+    lora_peft.check(settings, ranks or {}, family)
+    wanted = list(parts)
+    for part in wanted:
         targets = family.adapter_targets(part, conv=conv_rank > 0)
-        if not targets:
-            raise UserError(f"{part}: there is nothing in it that a LoRA could adapt")
-        wide = [t for t in targets if _is_wide(module.get_submodule(t))]
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]
-            target_modules=targets,
-            rank_pattern={f"^{re.escape(t)}$": conv_rank for t in wide},
-            alpha_pattern={f"^{re.escape(t)}$": conv_alpha for t in wide},
-            lora_dropout=dropout,
-            init_lora_weights=True,
-        )
-        with torch.random.fork_rng():
-            inject_adapter_in_model(config, module, adapter_name=_NAME)
-    added = [adapter for adapter in adapters(family) if adapter.part in set(parts)]
+        chosen = lora_peft.choose(part, family.parts[part], targets, settings, ranks or {})
+        if not chosen:
+            raise UserError(f"{part}: there is nothing in it that a LoRA would adapt")
+        lora_peft.add(family.parts[part], chosen, settings)
+    added = [adapter for adapter in adapters(family) if adapter.part in wanted]
     for adapter in added:
         _start(adapter, seed)
+        lora_peft.add_dropout(adapter.layer, settings)
     return added
 
 
@@ -84,7 +84,8 @@ def adapters(family: Family) -> list[Adapter]:
     for part, root in family.parts.items():
         for name, layer in root.named_modules():
             if isinstance(layer, BaseTunerLayer):
-                found.append(Adapter(part, name, family.adapter_key(part, name), layer, _live(layer)))
+                key = family.adapter_key(part, name)
+                found.append(Adapter(part, name, key, layer, lora_peft.live_weights(layer)))
     return found
 
 
@@ -93,86 +94,149 @@ def weights(family: Family) -> dict[str, AdapterWeights]:
     return {adapter.key: adapter.weights for adapter in adapters(family)}
 
 
-def delta_w(adapter: Adapter) -> torch.Tensor:
+def delta_w(adapter: Adapter) -> Tensor:
     """The change that the adapter makes to its layer's weight, float32, of the weight's shape."""
-    return delta(adapter.weights)
+    base = adapter.base.weight
+    return apply(adapter.weights, base) - base.float() if adapter.weights.magnitude is not None else _plain(adapter)
 
 
 def load_into(family: Family, modules: Mapping[str, AdapterWeights], where: str) -> None:
-    """Copies the weights of a LoRA file into adapters that are in place. Raises UserError unless all of them fit."""
-    live = {adapter.key: adapter for adapter in adapters(family)}
-    problems = _misfits(live, modules, where)
+    """Copies the weights of a LoRA file into adapters that are in place. Raises UserError unless all of them fit.
+
+    The names may be any that the family knows its modules by. Alphas become those of the file.
+    """
+    matched = match(family, adapters(family), modules)
+    problems = _misfits(matched, modules, where)
     if problems:
         raise UserError(problems)
     with torch.no_grad():
-        for key, adapter in live.items():
+        for adapter, name in matched:
+            source = modules[str(name)]
             for leaf, parameter in adapter.weights.tensors.items():
-                parameter.copy_(modules[key].tensors[leaf])
-            adapter.layer.lora_alpha[_NAME] = modules[key].alpha
-            adapter.layer.scaling[_NAME] = modules[key].scale
+                parameter.copy_(source.tensors[leaf].reshape(parameter.shape))
+            lora_peft.set_scale(adapter.layer, source)
+
+
+def save(family: Family, path: Path, *, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
+    """Writes all adapters as a LoRA file, once our reader and the one that the family's users have (diffusers') give
+    back the same changes. Raises UserError and keeps an older file otherwise."""
+
+    def prove(file: Path) -> None:
+        _prove(family, file, path)
+
+    lora_file.write(path, weights(family), dtype=dtype, metadata=metadata, prove=prove)
+
+
+def init_from(family: Family, path: Path) -> None:
+    """Continues from a LoRA file of any format: its weights go into the adapters in place. Raises UserError."""
+    file = lora_file.read(path)
+    try:
+        load_into(family, file.modules, str(path))
+    except UserError as error:
+        made_for = file.metadata.get("ss_base_model_version")
+        told = f"; it was made for {made_for}, this base is {family.base_version}" if made_for else ""
+        hint = f"{path}: does not fit the LoRA of this config{told}. Rank, method and trained parts must be the file's."
+        raise UserError([hint, *error.problems]) from error
+
+
+def match(
+    family: Family, live: Iterable[Adapter], modules: Mapping[str, AdapterWeights]
+) -> list[tuple[Adapter, str | None]]:
+    """Each adapter with the name under which the file has it, or None."""
+    return [
+        (a, next((n for n in (a.key, *family.adapter_aliases(a.part, a.module)) if n in modules), None)) for a in live
+    ]
 
 
 @contextmanager
 def scaled(family: Family, strength: float) -> Iterator[None]:
-    """Inside, every adapter acts `strength` times as strongly; 0 gives the base exactly."""
-    changed = [(a.layer, a.layer.scaling[_NAME]) for a in adapters(family)]
+    """Inside, every adapter's scale is `strength` times its own; 0 gives the base exactly."""
+    changed = [(a.layer, a.layer.scaling[ADAPTER]) for a in adapters(family)]
     try:
         for layer, scaling in changed:
-            layer.scaling[_NAME] = scaling * strength
+            layer.scaling[ADAPTER] = scaling * strength
             layer.enable_adapters(strength != 0)
         yield
     finally:
         for layer, scaling in changed:
-            layer.scaling[_NAME] = scaling
+            layer.scaling[ADAPTER] = scaling
             layer.enable_adapters(True)
 
 
-def merge(family: Family) -> None:
+def merge(family: Family, strength: float = 1.0) -> None:
     """Adds every adapter's change to its layer's own weight, for good, and takes the adapters out."""
     for adapter in adapters(family):
         weight = adapter.base.weight
-        weight.data = (weight.data.float() + delta_w(adapter).detach()).to(weight.dtype)
+        weight.data = apply(adapter.weights, weight, strength).detach().to(weight.dtype)
         parent, _, leaf = adapter.module.rpartition(".")
         setattr(family.parts[adapter.part].get_submodule(parent), leaf, adapter.base)
 
 
-def _live(layer: Any) -> AdapterWeights:
-    tensors = {DOWN: layer.lora_A[_NAME].weight, UP: layer.lora_B[_NAME].weight}
-    return AdapterWeights(tensors, float(layer.lora_alpha[_NAME]))
+def _prove(family: Family, file: Path, path: Path) -> None:
+    """Raises UserError when another reader than ours makes something else of a file."""
+    theirs = family.read_lora(file)
+    if theirs is None:
+        return
+    for adapter, name in match(family, adapters(family), theirs):
+        if name is None or not lora_file.matches(theirs[name], adapter.weights):
+            raise UserError(
+                f"{path}: not written, diffusers would read {adapter.key} as another change than was trained"
+            )
 
 
-def _is_wide(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution larger than 1x1, which has a rank and alpha of its own."""
-    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+def _plain(adapter: Adapter) -> Tensor:
+    """The change itself: exact, where a difference of sums would be rounded."""
+    return delta(adapter.weights, adapter.base.weight.shape)
 
 
 def _start(adapter: Adapter, seed: int) -> None:
     """The initial values, float32 whatever the base's precision (peft follows the base's)."""
-    for parameter in adapter.weights.tensors.values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    down = adapter.weights.down
-    fresh = torch.empty(down.shape)
-    nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator(seed, f"lora/{adapter.key}"))
-    down.data.copy_(fresh)
-    adapter.weights.up.data.zero_()
+    for name, parameter in adapter.layer.named_parameters():
+        if not name.startswith("base_layer."):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+    stream = generator(seed, f"lora/{adapter.key}")
+    for leaf, tensor in lora_peft.live_weights(adapter.layer).tensors.items():
+        if leaf in _ZERO:
+            tensor.data.zero_()
+        elif leaf != MAGNITUDE:
+            fresh = torch.empty(tensor.shape)
+            nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=stream)
+            tensor.data.copy_(fresh)
 
 
-def _misfits(live: Mapping[str, Adapter], modules: Mapping[str, AdapterWeights], where: str) -> list[str]:
-    missing, surplus = sorted(live.keys() - modules.keys()), sorted(modules.keys() - live.keys())
+def _misfits(matched: list[tuple[Adapter, str | None]], modules: Mapping[str, AdapterWeights], where: str) -> list[str]:
+    missing = [adapter.key for adapter, name in matched if name is None]
+    surplus = sorted(modules.keys() - {name for _, name in matched})
+    found = [(adapter, modules[name]) for adapter, name in matched if name is not None]
+    kinds = [f"{a.key} is {m.kind}, expected {a.weights.kind}" for a, m in found if not _same_kind(a.weights, m)]
     shapes = [
-        f"{key} has {leaf} {list(modules[key].tensors[leaf].shape)}, expected {list(tensor.shape)}"
-        for key, adapter in live.items()
-        if key in modules
+        f"{adapter.key} has {leaf} {list(source.tensors[leaf].shape)}, expected {list(tensor.shape)}"
+        for adapter, source in found
+        if _same_kind(adapter.weights, source)
         for leaf, tensor in adapter.weights.tensors.items()
-        if modules[key].tensors[leaf].shape != tensor.shape
+        if not _fits(source.tensors[leaf].shape, tensor.shape)
     ]
     return [
-        f"{where}: {len(found)} {what}, such as {found[0]}"
-        for found, what in (
+        f"{where}: {len(lines)} {what}, such as {lines[0]}"
+        for lines, what in (
             (missing, "modules of this setting are not in the file"),
             (surplus, "modules of the file are not in this setting"),
+            (kinds, "modules are of another kind"),
             (shapes, "modules have another rank or shape"),
         )
-        if found
+        if lines
     ]
+
+
+def _same_kind(live: AdapterWeights, source: AdapterWeights) -> bool:
+    return live.tensors.keys() == source.tensors.keys()
+
+
+def _fits(found: torch.Size, expected: torch.Size) -> bool:
+    """The same shape but for trailing ones: a 1x1 convolution and a linear layer have the same factors."""
+
+    def core(shape: torch.Size) -> tuple[int, ...]:
+        return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)
+
+    return core(found) == core(expected) or found == expected

@@ -1,60 +1,74 @@
-"""LoRA files in kohya's format: `<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`, and metadata."""
+"""LoRA files: reads kohya's, LyCORIS', diffusers' and peft's formats, writes kohya's and LyCORIS'.
+
+A module has `.lora_down.weight`, `.lora_up.weight` and `.alpha` (or LyCORIS' tensors in place of the first two, and
+`.dora_scale`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainer import atomic
-from trainer.adapter_weights import DOWN, UP, AdapterWeights, delta, is_finite
+from trainer import atomic, lora_names
+from trainer.adapter_weights import MAGNITUDE, AdapterWeights, delta, is_complete, is_finite, is_zero
 from trainer.errors import UserError
-from trainer.tensor_file import read_header, read_tensors
-
-_LEAVES = (DOWN, UP, "alpha")
-# Rounding to the stored type moves each factor by at most half a unit in the last place.
-_TOLERANCE = {torch.float32: 0.0, torch.float16: 2**-9, torch.bfloat16: 2**-6}
+from trainer.tensor_file import is_pickle, read_header, read_json, read_tensors
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    modules: dict[str, AdapterWeights]  # by kohya's name, e.g. lora_unet_mid_block_attentions_0_proj_in
+    modules: dict[str, AdapterWeights]  # by the file's name: lora_unet_mid_block_... or unet.mid_block...
     metadata: dict[str, str] = field(default_factory=dict)
 
 
 def write(
-    path: Path, modules: Mapping[str, AdapterWeights], *, dtype: torch.dtype, metadata: Mapping[str, str]
+    path: Path,
+    modules: Mapping[str, AdapterWeights],
+    *,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str],
+    prove: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a LoRA file, reads it back and compares it with `modules` before it takes its name.
 
-    Raises UserError, and leaves an older file as it is, when a tensor holds NaN or infinity (in memory, or once
-    stored as `dtype`) or the file differs from what was asked for.
+    prove: a further check of the finished file under its temporary name. Raises UserError, and leaves an older file as
+    it is, when a tensor holds NaN or infinity (in memory, or once stored as `dtype`), when no module changes anything,
+    or when the file differs from what was asked for.
     """
     broken = [name for name, weights in modules.items() if not is_finite(weights)]
     if broken:
         raise UserError(f"{path}: not written, {len(broken)} modules hold NaN or infinity, such as {broken[0]}")
+    if not modules or all(is_zero(weights) for weights in modules.values()):
+        raise UserError(f"{path}: not written, nothing was learned (no module of the LoRA changes anything)")
     tensors = to_tensors(modules, dtype)
     complete = {**metadata, **hashes(tensors, metadata)}
 
     def save(temporary: Path) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors, complete))
 
-    atomic.write_file(path, save, validate=lambda temporary: _prove(temporary, path, modules, dtype))
+    def check(temporary: Path) -> None:
+        _prove(temporary, path, modules, dtype)
+        if prove is not None:
+            prove(temporary)
+
+    atomic.write_file(path, save, validate=check)
 
 
 def read(path: Path) -> LoraFile:
-    """Raises UserError when the file is damaged or no LoRA file in kohya's format.
+    """Raises UserError when the file is damaged or no LoRA.
 
-    A module without alpha has alpha = rank, as kohya reads it.
+    A module without alpha has alpha = rank, as kohya reads it; diffusers' and peft's alphas come from their metadata.
     """
-    header = read_header(path) if path.suffix == ".safetensors" else None
-    modules = from_tensors(read_tensors(path), str(path))
-    return LoraFile(modules, {} if header is None else header.metadata)
+    metadata = {} if is_pickle(path) else read_header(path).metadata
+    return LoraFile(from_tensors(read_tensors(path), str(path), _Alphas.of(path, metadata)), metadata)
 
 
 def to_tensors(modules: Mapping[str, AdapterWeights], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -67,17 +81,48 @@ def to_tensors(modules: Mapping[str, AdapterWeights], dtype: torch.dtype) -> dic
     return tensors
 
 
-def from_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, AdapterWeights]:
-    """The inverse of `to_tensors`. Raises UserError naming `where`."""
+@dataclass(frozen=True)
+class _Alphas:
+    """What diffusers (in the header) or peft (in adapter_config.json) say about alpha; kohya's modules each say it."""
+
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, metadata: Mapping[str, str]) -> _Alphas:
+        beside = path.parent / "adapter_config.json"
+        try:
+            told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        except json.JSONDecodeError:
+            told = {}
+        if not told and path.name.startswith("adapter_model") and beside.is_file():
+            told = read_json(beside)
+        return cls(told if isinstance(told, dict) else {})
+
+    def __call__(self, name: str) -> float | None:
+        part, _, inner = name.partition(".")
+        for prefix, module in ((f"{part}.", inner), ("", name)):
+            if f"{prefix}lora_alpha" in self.config:
+                special = self.config.get(f"{prefix}alpha_pattern") or {}
+                return float(special.get(module, self.config[f"{prefix}lora_alpha"]))
+        return None
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor], where: str, alpha_of: Callable[[str], float | None] = lambda name: None
+) -> dict[str, AdapterWeights]:
+    """The modules of a file. Raises UserError naming `where` when there is anything else in it."""
     grouped: dict[str, dict[str, Tensor]] = {}
+    strange = []
     for key, tensor in tensors.items():
-        name, _, leaf = key.partition(".")
-        grouped.setdefault(name, {})[leaf] = tensor
-    strange = [f"{n}.{leaf}" for n, leaves in grouped.items() for leaf in leaves if leaf not in _LEAVES]
+        found = lora_names.split(key)
+        if found is None:
+            strange.append(key)
+        else:
+            grouped.setdefault(found[0], {})[found[1]] = tensor
     if strange or not grouped:
-        found = f"{len(strange)} keys like {strange[0]!r}" if strange else "no tensors"
-        raise UserError(f"{where}: not a LoRA in kohya's format ({found})")
-    return {name: _module(name, leaves, where) for name, leaves in grouped.items()}
+        what = f"{len(strange)} names like {strange[0]!r}" if strange else "no tensors"
+        raise UserError(f"{where}: not a LoRA in kohya's, LyCORIS', diffusers' or peft's format ({what})")
+    return {name: _module(name, leaves, where, alpha_of(name)) for name, leaves in grouped.items()}
 
 
 def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -93,32 +138,58 @@ def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     }
 
 
-def _module(name: str, leaves: Mapping[str, Tensor], where: str) -> AdapterWeights:
-    if DOWN not in leaves or UP not in leaves:
-        raise UserError(f"{where}: {name} has only {', '.join(sorted(leaves))}; expected {DOWN} and {UP}")
-    down, up = leaves[DOWN], leaves[UP]
-    if down.ndim not in (2, 4) or up.ndim != down.ndim or up.shape[1] != down.shape[0]:
-        raise UserError(
-            f"{where}: {name} has shapes {list(down.shape)} and {list(up.shape)}, which are no pair of low-rank factors"
-        )
-    alpha = float(leaves["alpha"]) if "alpha" in leaves else 0.0
-    return AdapterWeights({DOWN: down, UP: up}, alpha or float(down.shape[0]))
+def _module(name: str, leaves: dict[str, Tensor], where: str, told: float | None) -> AdapterWeights:
+    stored = leaves.pop(lora_names.ALPHA, None)
+    weights = AdapterWeights(leaves, 1.0)
+    if not is_complete(weights):
+        raise UserError(f"{where}: {name} is incomplete or of mixed kinds: it has {', '.join(sorted(leaves))}")
+    if stored is not None and stored.numel() != 1:
+        raise UserError(f"{where}: {name}.alpha has the shape {list(stored.shape)}, expected one number")
+    alpha = float(stored) if stored is not None else told
+    weights = AdapterWeights(leaves, alpha or float(weights.rank))
+    try:
+        with torch.device("meta"):
+            delta(AdapterWeights({n: torch.empty(t.shape) for n, t in leaves.items()}, 1.0))
+    except RuntimeError as error:
+        shapes = ", ".join(f"{leaf} {list(tensor.shape)}" for leaf, tensor in leaves.items())
+        raise UserError(f"{where}: the factors of {name} do not fit together ({shapes})") from error
+    return weights
 
 
 def _prove(temporary: Path, path: Path, modules: Mapping[str, AdapterWeights], dtype: torch.dtype) -> None:
-    """Raises UserError unless the file on disk makes the same changes as the modules in memory."""
+    """Raises UserError unless the file on disk makes the same changes as the modules in memory, up to the rounding that
+    storing as `dtype` costs."""
     stored = read(temporary).modules
     if stored.keys() != modules.keys():
         raise UserError(f"{path}: not written, the file read back has other modules than were saved")
     for name, weights in modules.items():
-        if not is_finite(stored[name]):
+        found = stored[name]
+        if not is_finite(found):
             raise UserError(f"{path}: not written, {name} overflows when stored as {dtype}")
-        wanted, found = delta(weights).detach().cpu(), delta(stored[name])
-        if float((wanted - found).abs().max()) > _TOLERANCE[dtype] * _size(weights):
+        if is_zero(found) and not is_zero(weights):
+            raise UserError(f"{path}: not written, {name} is too small to be stored as {dtype}; use fp32")
+        if not matches(found, weights):
             raise UserError(f"{path}: not written, {name} reads back as another change than was trained")
 
 
-def _size(weights: AdapterWeights) -> float:
-    """An upper bound of what one element of the change could be, the unit in which rounding is measured."""
-    down, up = weights.down.detach().float().flatten(1), weights.up.detach().float().flatten(1)
-    return abs(weights.scale) * float((up.abs() @ down.abs()).max())
+def matches(found: AdapterWeights, wanted: AdapterWeights) -> bool:
+    """Whether two adapters make the same change, but for what the rounding of their factors explains.
+
+    All factors enter as products, so with each factor's absolute value a and rounding error e the change differs by no
+    more than the change of a + e less that of a.
+    """
+    if found.tensors.keys() != wanted.tensors.keys() or found.alpha != wanted.alpha:
+        return False
+    live = {n: t.detach().float().cpu() for n, t in wanted.tensors.items()}
+    read_back = {n: t.detach().float().cpu() for n, t in found.tensors.items()}
+    if any(live[n].numel() != read_back[n].numel() for n in live):
+        return False
+    errors = {n: (live[n] - read_back[n].reshape(live[n].shape)).abs() for n in live}
+    if MAGNITUDE in errors and float(errors[MAGNITUDE].max()) > 2**-7 * float(live[MAGNITUDE].abs().max()):
+        return False
+    largest = delta(AdapterWeights({n: t.abs() for n, t in live.items()}, wanted.alpha))
+    bound = delta(AdapterWeights({n: t.abs() + errors[n] for n, t in live.items()}, wanted.alpha)) - largest
+    difference = delta(AdapterWeights(live, wanted.alpha)) - delta(AdapterWeights(read_back, wanted.alpha)).reshape_as(
+        largest
+    )
+    return bool((difference.abs() <= bound + 1e-5 * largest.max()).all())

@@ -5,12 +5,13 @@ A plugin is a file `plugins/<kind>/<name>.py` with a module-level `PLUGIN`, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Generator, Tensor, nn
 
+from trainer.adapter_weights import AdapterWeights
 from trainer.batch import Geometry, NoiseDraw, TextStates
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class NoiseStage(Protocol):
     A classmethod `remark(settings, batch_size, accumulation) -> str | None` may say that settings have no effect.
     A pairing stage may have an attribute `pool`: "batch" (the micro-batch), "step" (all samples of an optimizer step) or a
     number of samples ahead; it is then called with that many samples at once.
+    For the noise report, a pairing stage may have `sweep`, the values of its headline setting that are compared, and a
+    classmethod `information(settings, together) -> float`, the nats about an image that its noise holds (at most), where
+    `together` samples are paired at once.
     """
 
     Settings: ClassVar[type[BaseModel]]  # every setting with bounds, default and help
@@ -92,6 +96,21 @@ class Family(Protocol):
         ...
 
     @classmethod
+    def describes(cls, base: str) -> str | None:
+        """What the base is, if the family knows, also when nothing trains it: for messages. Reads no weights."""
+        ...
+
+    @classmethod
+    def predicts(cls, base: str) -> str | None:
+        """The objective's name, of a base that the family recognises; None where only the weights could tell."""
+        ...
+
+    @classmethod
+    def recognises_lora(cls, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str | None:
+        """kohya's base version ("sd_v1") if the tensors of a LoRA file are for this family, else None."""
+        ...
+
+    @classmethod
     def load(
         cls, base: str, *, prediction: str = "auto", init: str = "pretrained", tokenizer: str = "", vae: str = ""
     ) -> Family:
@@ -122,6 +141,18 @@ class Family(Protocol):
 
     def adapter_key(self, part: str, module: str) -> str:
         """kohya's name of a module in a LoRA file, e.g. lora_unet_down_blocks_0_attentions_0_proj_in."""
+        ...
+
+    def adapter_aliases(self, part: str, module: str) -> list[str]:
+        """Other names of a module in LoRA files that are read: diffusers' and peft's, or other spellings of kohya's."""
+        ...
+
+    def read_lora(self, path: Path) -> Mapping[str, AdapterWeights] | None:
+        """What another program's reader makes of a LoRA file, by names that the family knows; None if it reads none."""
+        ...
+
+    def unused_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that the output does not depend on, such as text layers behind the one that is used."""
         ...
 
     def pipeline(self) -> Any:

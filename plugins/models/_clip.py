@@ -59,6 +59,13 @@ def adapter_key(prefix: str, module: str) -> str:
     return f"{prefix}_{_PREFIX}{module.removeprefix(_PREFIX)}".replace(".", "_")
 
 
+def adapter_aliases(part: str, prefix: str, module: str) -> list[str]:
+    """Other names of a module in LoRA files: dotted, and without the "text_model" that transformers 5 left out."""
+    flat = module.removeprefix(_PREFIX)
+    kohya = [adapter_key(prefix, module), f"{prefix}_{flat}".replace(".", "_")]
+    return [*kohya, f"{part}.{_PREFIX}{flat}", f"{part}.{flat}"]
+
+
 def config_of(text: Network, dtype: torch.dtype) -> dict[str, Any]:
     """The config.json of a live text encoder, in the words of transformers 4 and 5."""
     config = {k: v for k, v in text.config.to_dict().items() if not k.startswith("_")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,12 +10,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plugins.models import _clip, _diffusers_folder, _modules, _noise_schedule, _single_file, _tokenizer, _unet, _vae
+from plugins.models import (
+    _clip,
+    _diffusers_folder,
+    _loading,
+    _modules,
+    _noise_schedule,
+    _single_file,
+    _tokenizer,
+    _unet,
+    _vae,
+)
+from plugins.models._identify import identify
 from plugins.models._modules import Network
 from plugins.models._single_file import Layout, SingleFile
 from plugins.models._source import Source
 from plugins.models._text import TextSettings
+from trainer import lora_file, lora_names
+from trainer.adapter_weights import DOWN, UP, AdapterWeights
 from trainer.errors import UserError
+from trainer.tensor_file import read_header
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class LatentDiffusion:
     """`Family` but for the text: parts, placement, latents, naming, files."""
 
     name: ClassVar[str]
+    layouts: ClassVar[Mapping[str, Layout]]  # of original checkpoints, by the name that `_identify` gives them
     pipeline_class: ClassVar[Any]
     pipeline_extras: ClassVar[Mapping[str, Any]]  # further arguments of the pipeline and keys of model_index.json
 
@@ -63,6 +78,27 @@ class LatentDiffusion:
         self.notes = components.notes
         self.text_parts = tuple(components.text_encoders)
         self.parts: dict[str, nn.Module] = {"unet": components.unet, **components.text_encoders}
+
+    @classmethod
+    def recognises(cls, base: str) -> str | None:
+        """Claims diffusers folders and original checkpoints of this family with a text-to-image UNet."""
+        identity = identify(base)
+        return identity.what if identity is not None and identity.family == cls.name else None
+
+    @classmethod
+    def describes(cls, base: str) -> str | None:
+        """What the base is, also when no family trains it; None when it is nothing known."""
+        identity = identify(base)
+        return None if identity is None else identity.what
+
+    @classmethod
+    def predicts(cls, base: str) -> str | None:
+        """The objective's name, from the scheduler's config or the marks and metadata of one file."""
+        source = _loading.open_base(base, cls.layouts)
+        config = source.config("scheduler")
+        if config.get("prediction_type", "epsilon") is None:
+            return None
+        return _noise_schedule.objective(config, "auto", source.where("scheduler"))
 
     def to(self, device: torch.device | str, frozen_dtype: torch.dtype) -> None:
         """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
@@ -83,6 +119,37 @@ class LatentDiffusion:
         if part == "unet":
             return _unet.adapter_targets(self.unet, conv=conv)
         return _clip.adapter_targets(self.parts[part])
+
+    def read_lora(self, path: Path) -> dict[str, AdapterWeights] | None:
+        """What diffusers' loader makes of a LoRA file, by dotted names; None for kinds that it does not read."""
+        state, alphas = self._diffusers_lora(path)
+        tensors: dict[str, Tensor] = {name: t for name, t in state.items() if not name.endswith(".alpha")}
+        if any(lora_names.split(name) is None for name in tensors):
+            return None
+        by_tensor = {name.removesuffix(".alpha"): float(alpha) for name, alpha in (alphas or {}).items()}
+        by_module = {(lora_names.split(name) or (name,))[0]: alpha for name, alpha in by_tensor.items()}
+        return lora_file.from_tensors(tensors, str(path), by_module.get)
+
+    def _diffusers_lora(self, path: Path) -> Any:
+        """diffusers' (state dict, alphas); empty for what it does not read: DoRA, LoHa and LoKr."""
+        names = read_header(path).shapes
+        if any(not name.endswith((DOWN, UP, ".alpha")) for name in names):
+            return {"unread": torch.empty(0)}, None
+        return self.pipeline_class.lora_state_dict(str(path), unet_config=self.unet.config)
+
+    def unused_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the text layers behind the one whose states are used, and of a final norm that nothing passes."""
+        for part, (skipped, final_norm) in self._text_use().items():
+            encoder: Network = self.parts[part]
+            inner: Network = getattr(encoder, "text_model", encoder)
+            for layer in list(inner.encoder.layers)[len(inner.encoder.layers) - skipped :]:
+                yield from layer.parameters()
+            if not final_norm:
+                yield from inner.final_layer_norm.parameters()
+
+    def _text_use(self) -> dict[str, tuple[int, bool]]:
+        """Per text encoder: how many of its last layers nothing depends on, and whether the final norm is used."""
+        raise NotImplementedError
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over the live modules. In mixed precision ask for `output_type="latent"` under autocast

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plugins.models import _modules
 from plugins.models._modules import Network
+from plugins.models._original_names import unet_names
 
 ATTENTION = ("Transformer2DModel",)  # containers that a plain LoRA adapts
 CONVOLUTION = ("ResnetBlock2D", "Downsample2D", "Upsample2D")  # and those that LoCon adds
@@ -45,3 +46,14 @@ def adapter_targets(unet: nn.Module, *, conv: bool) -> list[str]:
 def adapter_key(module: str) -> str:
     """kohya's name of a UNet module of SD 1.x and 2.x, whose names are diffusers' own."""
     return "lora_unet_" + module.replace(".", "_")
+
+
+def adapter_aliases(module: str, config: Mapping[str, Any]) -> list[str]:
+    """All names of a UNet module in LoRA files: kohya's with diffusers' or the original block names, and dotted."""
+    return [adapter_key(module), adapter_key(str(unet_names(config).to_original(module))), f"unet.{module}", module]
+
+
+def lora_text_width(shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """The width of the text states, from the shapes of a LoRA's tensors; None when it adapts no cross attention."""
+    ends = ("attn2_to_k.lora_down.weight", "attn2.to_k.lora_A.weight", "attn2.to_k.lora.down.weight")
+    return next((int(shape[1]) for name, shape in shapes.items() if name.endswith(ends)), None)

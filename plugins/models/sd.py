@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,6 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from plugins.models import _clip, _loading, _text, _unet
-from plugins.models._identify import identify
 from plugins.models._latent_diffusion import Components, LatentDiffusion, NoiseSchedule
 from plugins.models._single_file import Layout
 from plugins.models._text import TextSettings
@@ -45,6 +44,7 @@ class StableDiffusion(LatentDiffusion):
     """SD 1.x and 2.x of any size; `load` finds the parts."""
 
     name = "sd"
+    layouts = LAYOUTS
     pipeline_class = StableDiffusionPipeline
     pipeline_extras: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
@@ -70,16 +70,16 @@ class StableDiffusion(LatentDiffusion):
         return _ARCHITECTURES[self.base_version]
 
     @classmethod
-    def recognises(cls, base: str) -> str | None:
-        """Claims diffusers folders and original checkpoints with one text encoder and a text-to-image UNet."""
-        identity = identify(base)
-        return identity.what if identity is not None and identity.family == cls.name else None
-
-    @classmethod
-    def describes(cls, base: str) -> str | None:
-        """What the base is, also when no family trains it; None when it is nothing known."""
-        identity = identify(base)
-        return None if identity is None else identity.what
+    def recognises_lora(cls, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str | None:
+        """By its metadata, else by the width of the text that its attention sees, else by its text encoder's prefix."""
+        version = metadata.get("ss_base_model_version", "")
+        if version:
+            return version if version.startswith(("sd_v1", "sd_v2")) else None
+        width = _unet.lora_text_width(shapes)
+        known = {768: "sd_v1", 1024: "sd_v2"}
+        if width in known:
+            return known[width]
+        return "sd_v1" if any(name.startswith("lora_te_") for name in shapes) else None
 
     @classmethod
     def load(
@@ -125,6 +125,9 @@ class StableDiffusion(LatentDiffusion):
         layer = max(1, self.text_settings.clip_skip)
         return TextStates(_text.encode(self.text_encoder, chunked, layer_from_end=layer, final_norm=True).hidden)
 
+    def _text_use(self) -> dict[str, tuple[int, bool]]:
+        return {"text_encoder": (max(0, self.text_settings.clip_skip - 1), True)}
+
     def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, geometry: Geometry) -> Tensor:
         """The UNet's output, (B, C, h, w)."""
         dtype = self._unet_dtype
@@ -133,6 +136,12 @@ class StableDiffusion(LatentDiffusion):
     def adapter_key(self, part: str, module: str) -> str:
         """kohya's name of a module in a LoRA file."""
         return _unet.adapter_key(module) if part == "unet" else _clip.adapter_key("lora_te", module)
+
+    def adapter_aliases(self, part: str, module: str) -> list[str]:
+        """Also read: the original block names, lora_te1_ as diffusers' converter writes it, diffusers' dotted names."""
+        if part == "unet":
+            return _unet.adapter_aliases(module, self.unet.config)
+        return _clip.adapter_aliases(part, "lora_te1", module)
 
 
 def _is_v2(encoder: Any, unet: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,6 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from plugins.models import _clip, _loading, _text, _unet
-from plugins.models._identify import identify
 from plugins.models._latent_diffusion import Components, LatentDiffusion, NoiseSchedule
 from plugins.models._original_names import unet_names
 from plugins.models._single_file import Layout
@@ -37,6 +36,7 @@ class StableDiffusionXL(LatentDiffusion):
     """SDXL base and its fine-tunes, of any size; `load` finds the parts."""
 
     name = "sdxl"
+    layouts: ClassVar[dict[str, Layout]] = {"sdxl": LAYOUT}
     base_version = "sdxl_base_v1-0"
     architecture = "stable-diffusion-xl-v1-base"
     pipeline_class = StableDiffusionXLPipeline
@@ -49,16 +49,15 @@ class StableDiffusionXL(LatentDiffusion):
         self._names = unet_names(dict(components.unet.config))
 
     @classmethod
-    def recognises(cls, base: str) -> str | None:
-        """Claims diffusers folders and original checkpoints with two text encoders and a text-to-image UNet."""
-        identity = identify(base)
-        return identity.what if identity is not None and identity.family == cls.name else None
-
-    @classmethod
-    def describes(cls, base: str) -> str | None:
-        """What the base is, also when no family trains it; None when it is nothing known."""
-        identity = identify(base)
-        return None if identity is None else identity.what
+    def recognises_lora(cls, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str | None:
+        """By its metadata, else by the width of the text that its attention sees, else by its text encoders' names."""
+        version = metadata.get("ss_base_model_version", "")
+        if version:
+            return version if version.startswith("sdxl") else None
+        if _unet.lora_text_width(shapes) == 2048:
+            return cls.base_version
+        prefixes = ("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_4_1_transformer_blocks_1_")
+        return cls.base_version if any(name.startswith(prefixes) for name in shapes) else None
 
     @classmethod
     def load(
@@ -76,7 +75,7 @@ class StableDiffusionXL(LatentDiffusion):
         init "random" takes only the architecture: UNet and text encoders start anew from torch's random state, while
         the VAE, the tokenizers and the noise schedule are the base's.
         """
-        source = _loading.open_base(base, {"sdxl": LAYOUT})
+        source = _loading.open_base(base, cls.layouts)
         fresh = init == "random"
         encoders = {
             part: _loading.text_encoder(source, part, projection=part == "text_encoder_2", fresh=fresh)
@@ -108,6 +107,9 @@ class StableDiffusionXL(LatentDiffusion):
             encoded.append(_text.encode(encoder, chunked, layer_from_end=_PENULTIMATE, final_norm=False))
         return TextStates(torch.cat([e.hidden for e in encoded], dim=-1), encoded[-1].pooled)
 
+    def _text_use(self) -> dict[str, tuple[int, bool]]:
+        return {"text_encoder": (_PENULTIMATE - 1, False), "text_encoder_2": (0, True)}  # the pooled states use it all
+
     def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates, geometry: Geometry) -> Tensor:
         """The UNet's output, (B, C, h, w).
 
@@ -125,6 +127,12 @@ class StableDiffusionXL(LatentDiffusion):
         if part == "unet":
             return _unet.adapter_key(str(self._names.to_original(module)))
         return _clip.adapter_key(_KOHYA_PREFIX[part], module)
+
+    def adapter_aliases(self, part: str, module: str) -> list[str]:
+        """Also read: diffusers' block names in kohya's spelling, and diffusers' dotted names."""
+        if part == "unet":
+            return _unet.adapter_aliases(module, self.unet.config)
+        return _clip.adapter_aliases(part, _KOHYA_PREFIX[part], module)
 
 
 PLUGIN = StableDiffusionXL
