@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,12 +31,13 @@ from trainer.data.on_demand import OnDemandLatents
 from trainer.data.plan import Plan, global_index
 from trainer.data.scan import scan
 from trainer.determinism import set_deterministic
+from trainer.ema import Averages
 from trainer.errors import RunError, UserError
 from trainer.events import Error, Notice, Sink, Start
 from trainer.facts import metadata_of
 from trainer.guards import FiniteSteps, StepTimes, memory_advice, slowness_hint
 from trainer.holder import holder_of, in_use
-from trainer.loop import Loop, Pace
+from trainer.loop import Loop, Pace, Periodic
 from trainer.losses import Loss
 from trainer.network import Network
 from trainer.noise import NoiseChain
@@ -44,7 +45,7 @@ from trainer.noise_pool import NoisePool, Place
 from trainer.parameters import Group, Rates
 from trainer.preflight import attempt, describe, largest
 from trainer.protocols import Family, Objective
-from trainer.results import DTYPES, FullResult, LoraResult, Result
+from trainer.results import DTYPES, AveragedResult, FullResult, LoraResult, Result
 from trainer.resume import Keeper, may_start
 from trainer.run_dir import RunDir
 from trainer.run_folder import RunFolder
@@ -166,9 +167,12 @@ def training(
     )
     finite = FiniteSteps()
     weights = dict(parameters.trainable(family.parts))
-    keeper = Keeper(run_dir, config, accelerator, weights, optimizer, schedule, {"finite": finite})
+    averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
+    extra = {"finite": finite, "averages": averages}
+    keeper = Keeper(run_dir, config, accelerator, weights, optimizer, schedule, extra)
     done = keeper.restore(console.say, [g.lr for g in groups], given) if resume or given else 0
-    result = result_of(config, family, dataset, pace, accelerator.num_processes)
+    trained = result_of(config, family, dataset, pace, accelerator.num_processes)
+    result = AveragedResult(trained, averages.applied)
     made_from = {
         "processes": accelerator.num_processes,
         "base": environment.fingerprint(Path(config.model.base)),
@@ -197,13 +201,18 @@ def training(
         pace=pace,
         emit=emit,
         periodic=[
-            outputs.Samples(wanted, run_dir, family, emit, accelerator, control).periodic(
-                outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start
-            ),
             *(
-                outputs.validations(validator, config.validation.every, pace, keeper, control)
-                if validator is not None
-                else ()
+                averaged(one, averages)
+                for one in (
+                    outputs.Samples(wanted, run_dir, family, emit, accelerator, control).periodic(
+                        outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start
+                    ),
+                    *(
+                        outputs.validations(validator, config.validation.every, pace, keeper, control)
+                        if validator is not None
+                        else ()
+                    ),
+                )
             ),
             outputs.saves(
                 outputs.schedule(config.save.every, pace, accelerator),
@@ -217,6 +226,7 @@ def training(
         ],
         saver=keeper,
         control=control,
+        averages=averages,
         start=_start(done, pace, dataset, groups, accelerator),
         finite=finite,
         times=StepTimes(slowness_hint(config, accelerator.device.type)),
@@ -233,8 +243,8 @@ def refuse_other_base(run_dir: RunDir, made_from: Mapping[str, object]) -> None:
     began_with = environment.read(run_dir.environment).get("base")
     if began_with and began_with != made_from["base"]:
         raise UserError(
-            f"model.base: its files are not those that the run in {run_dir.path} began with. Bring them back, or change "
-            "run.name to start another run."
+            f"model.base: its files are not those that the run in {run_dir.path} began with. Bring them back, or "
+            "change run.name to start another run."
         )
 
 
@@ -251,6 +261,16 @@ def tried(found: Training, plan: Plan, optimizer: Optimizer | None) -> str:
 def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
     where = f" in a first step with the largest batch ({batch})" if batch else ""
     return RunError(f"the memory of {device} ran out{where}. What saves most: {advice}.")
+
+
+def averaged(periodic: Periodic, averages: Averages) -> Periodic:
+    """The same action, done with the averaged weights where there are any."""
+
+    def act(step: int) -> None:
+        with averages.applied():
+            periodic.act(step)
+
+    return replace(periodic, act=act)
 
 
 def summary(config: BaseConfig) -> list[str]:

@@ -152,8 +152,8 @@ class Lora(Section):
 class Optimizer(Section):
     name: str = key(
         "adamw",
-        "adamw, adamw8bit, prodigy, lion, adafactor, ...: a class of torch.optim, bitsandbytes or pytorch-optimizer, or "
-        "module.Class.",
+        "adamw, adamw8bit, prodigy, lion, adafactor, ...: a class of torch.optim, bitsandbytes or pytorch-optimizer, "
+        "or module.Class.",
         kohya=("optimizer_type", "optimizer"),
     )
     lr: float = key(1e-4, "Learning rate; 1 for prodigy.", gt=0, le=100, basic=True, kohya=("learning_rate", "unet_lr"))
@@ -199,6 +199,19 @@ class Schedule(Section):
     decay: float = key(
         0.2, "warmup_stable_decay: share of the run in which it falls.", gt=0, le=1, kohya=("lr_decay_steps",)
     )
+
+
+class Ema(Section):
+    decay: float = key(
+        0.0,
+        "An exponential moving average of the trained weights is saved, sampled and measured instead of them; 0 = off, "
+        "0.999 is usual.",
+        ge=0,
+        lt=1,
+        kohya=("ema_decay", "use_ema"),
+    )
+    every: int = key(1, "Steps between updates of the average.", ge=1, unit="steps")
+    device: Literal["auto", "cpu"] = key("auto", "cpu: the average lies in the host's memory.")
 
 
 class Timesteps(Section):
@@ -449,6 +462,7 @@ class BaseConfig(Section):
     lora: Lora = Field(default_factory=Lora)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
+    ema: Ema = Field(default_factory=Ema)
     timesteps: Timesteps = Field(default_factory=Timesteps)
     loss: Loss = Field(default_factory=Loss)
     noise: Noise = Field(default_factory=Noise)

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainer.batch import Batch
 from trainer.control import Control
 from trainer.data.plan import global_index
+from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
 from trainer.guards import FiniteSteps, StepTimes
@@ -83,6 +84,7 @@ class Loop:
     periodic: Sequence[Periodic]
     saver: Saver
     control: Control
+    averages: Averages
     start: Start
     finite: FiniteSteps = field(default_factory=FiniteSteps)
     times: StepTimes = field(default_factory=StepTimes)
@@ -114,16 +116,21 @@ class Loop:
         if finished == 0:
             self._act(0, [p for p in self.periodic if p.at_start])
         while finished < self.pace.steps and not self.control.ended and not self._stopped(finished):
-            started = time.monotonic()
-            results = self.gradients(finished)
-            norm = self._update(finished)
+            self.take_step(finished)
             finished += 1
-            if self._logs(finished):
-                self._log(finished, results, norm, time.monotonic() - started)
-            self._watch(finished, time.monotonic() - started)
             if finished < self.pace.steps:
                 self._act(finished, [p for p in self.periodic if p.due(finished)])
         return finished
+
+    def take_step(self, finished: int) -> None:
+        """The step after `finished` ones: forward, backward, update, log."""
+        started = time.monotonic()
+        results = self.gradients(finished)
+        norm = self._update(finished)
+        self.averages.update(finished + 1)
+        if self._logs(finished + 1):
+            self._log(finished + 1, results, norm, time.monotonic() - started)
+        self._watch(finished + 1, time.monotonic() - started)
 
     def gradients(self, finished: int) -> list[StepResult]:
         """Forward and backward of the step after `finished` ones; with its last micro-batch gradients are exchanged."""

@@ -1,8 +1,9 @@
 """Pairs noise for several micro-batches at once, where a pairing stage asks for a pool larger than its micro-batch.
 
-A pool is a window of the run that is known beforehand, so every process and every resumed run forms the same ones. Latents
-come from the cache: looking ahead costs no image twice. Across processes each one builds the step's pool from its own copy
-of the cache and keeps its own rows, so that nothing is sent. Solving a pool of 512 takes some 20 ms once in 512 samples.
+A pool is a window of the run that is known beforehand, so every process and every resumed run forms the same ones.
+Latents come from the cache: looking ahead costs no image twice. Across processes each one builds the step's pool from
+its own copy of the cache and keeps its own rows, so that nothing is sent. Solving a pool of 512 takes some 20 ms, once
+in 512 samples.
 """
 
 from __future__ import annotations

@@ -26,14 +26,17 @@ class NoiseStage(Protocol):
 
     Phases run in the order of `PHASES`, whatever the order in the file; at most one stage pairs.
     A pairing stage gets the plain Gaussian draw and the clean latents, a shaping stage changes `target` and `mixed`
-    alike, a perturbing stage changes `mixed` only. A classmethod `metadata(settings) -> dict[str, object]` may give the
-    ss_ keys under which other tools look for the settings in a LoRA file; without it they stand there as JSON.
-    A classmethod `remark(settings, batch_size, accumulation) -> str | None` may say that settings have no effect.
-    A pairing stage may have an attribute `pool`: "batch" (the micro-batch), "step" (all samples of an optimizer step) or a
-    number of samples ahead; it is then called with that many samples at once.
-    For the noise report, a pairing stage may have `sweep`, the values of its headline setting that are compared, and a
-    classmethod `information(settings, together) -> float`, the nats about an image that its noise holds (at most), where
-    `together` samples are paired at once.
+    alike, a perturbing stage changes `mixed` only.
+
+    Optional attributes and classmethods of a plugin:
+    `metadata(settings) -> dict[str, object]`: the ss_ keys under which other tools look for the settings in a LoRA
+        file; without it they stand there as JSON.
+    `remark(settings, batch_size, accumulation) -> str | None`: says that settings have no effect.
+    `pool`, of a pairing stage: "batch" (the micro-batch), "step" (all samples of an optimizer step) or a number of
+        samples ahead; it is then called with that many samples at once.
+    `sweep`: the values of the headline setting that the noise report compares.
+    `information(settings, together) -> float`: the nats about an image that its noise holds (at most), where `together`
+        samples are paired at once.
     """
 
     Settings: ClassVar[type[BaseModel]]  # every setting with bounds, default and help
@@ -89,6 +92,7 @@ class Family(Protocol):
     latent_factor: int  # pixels per latent cell along one side
     parts: Mapping[str, nn.Module]  # what can train: "unet", "text_encoder", ...
     text_parts: tuple[str, ...]  # which of the parts encode text
+    notes: tuple[str, ...]  # what was assumed because the base does not tell, to be shown
 
     @classmethod
     def recognises(cls, base: str) -> str | None:
@@ -112,7 +116,15 @@ class Family(Protocol):
 
     @classmethod
     def load(
-        cls, base: str, *, prediction: str = "auto", init: str = "pretrained", tokenizer: str = "", vae: str = ""
+        cls,
+        base: str,
+        *,
+        prediction: str = "auto",
+        init: str = "pretrained",
+        tokenizer: str = "",
+        vae: str = "",
+        clip_skip: int = 0,
+        max_tokens: int = 75,
     ) -> Family:
         """Loads the base on the CPU in float32, everything frozen and in eval mode. Raises UserError."""
         ...
@@ -161,4 +173,8 @@ class Family(Protocol):
 
     def save(self, folder: Path, dtype: Any) -> None:
         """Writes a complete diffusers folder."""
+        ...
+
+    def save_file(self, path: Path, dtype: Any, metadata: Mapping[str, str]) -> None:
+        """Writes one file in the layout that other programs use for the family."""
         ...

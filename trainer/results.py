@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,18 @@ class Result(Protocol):
     def save(self, stem: Path, step: int) -> Path:
         """Writes the state after `step` steps to `stem` plus the kind's own suffix, and returns the full path."""
         ...
+
+
+@dataclass(frozen=True)
+class AveragedResult:
+    """Another result, saved while `applied()` holds: with averaged weights instead of the trained ones."""
+
+    result: Result
+    applied: Callable[[], AbstractContextManager[None]]
+
+    def save(self, stem: Path, step: int) -> Path:
+        with self.applied():
+            return self.result.save(stem, step)
 
 
 @dataclass(frozen=True)

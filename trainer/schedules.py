@@ -52,7 +52,7 @@ def cosine(share: float, shape: Shape) -> float:
 
 
 def cosine_with_restarts(share: float, shape: Shape) -> float:
-    """`cycles` falls, each from the full rate: Loshchilov and Hutter 2016, arXiv 1608.03983, without growing periods."""
+    """`cycles` falls from the full rate: Loshchilov and Hutter 2016, arXiv 1608.03983, without growing periods."""
     return 0.0 if share >= 1 else 0.5 * (1 + math.cos(math.pi * (share * shape.cycles % 1.0)))
 
 

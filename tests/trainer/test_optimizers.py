@@ -14,8 +14,8 @@ from trainer.parameters import Group
 
 NAMES = {
     "adamw": 1e-2, "sgd": 1e-2, "rmsprop": 1e-2, "adamw8bit": 1e-2, "lion8bit": 1e-3, "pagedadamw8bit": 1e-2,
-    "ademamix8bit": 1e-2, "prodigy": 1.0, "lion": 1e-3, "adafactor": 1e-2, "came": 1e-3, "adopt": 1e-2, "stableadamw": 1e-2,
-    "adamwschedulefree": 1e-2, "soap": 1e-2, "torch.optim.Adam": 1e-2,
+    "ademamix8bit": 1e-2, "prodigy": 1.0, "lion": 1e-3, "adafactor": 1e-2, "came": 1e-3, "adopt": 1e-2,
+    "stableadamw": 1e-2, "adamwschedulefree": 1e-2, "soap": 1e-2, "torch.optim.Adam": 1e-2,
 }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer import runs
+from trainer import lora
+from trainer.batch import Batch
 from trainer.build import Training
 from trainer.run_dir import RunDir
 
@@ -155,3 +157,29 @@ def test_cached_text_and_latents_equal_live_ones(project: Path) -> None:
         # Latents of another batch composition differ by rounding; the first steps of AdamW amplify the sign of tiny
         # gradients, so the comparison is close, not bit-equal.
         assert torch.allclose(value, weights(live)[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize("override", ["ema.decay=0.9", "optimizer.name='schedulefreeadamw'"])
+def test_averaged_weights_are_saved_and_the_run_resumes_bit_for_bit(project: Path, override: str) -> None:
+    look = "samples={prompts=['a cat'],width=64,height=64,steps=2,every=1}"
+    whole = runs.train(project, override, "run.name='whole'", "optimizer.lr=0.05")
+    stopped = runs.training(project, override, "run.name='stopped'", "optimizer.lr=0.05", look, "save.every=1")
+    real = stopped.loop.batch
+
+    def batch(index: int) -> Batch:
+        if index == 1:
+            stopped.loop.control.stop_requested = True
+        return real(index)
+
+    stopped.loop.batch = batch
+    assert stopped.run() == "stopped"
+    resumed = runs.train(
+        project, override, "run.name='stopped'", "optimizer.lr=0.05", look, "save.every=1", resume=True
+    )
+    assert same(weights(whole), weights(resumed))
+    output = project.parent / "output"
+    saved = [load_file(output / name / f"{name}.safetensors") for name in ("whole", "stopped")]
+    assert same(*saved)
+    live = {key: w.up.detach() for key, w in lora.weights(resumed.family).items()}
+    differs = [key for key, up in live.items() if not torch.equal(up.half(), saved[1][f"{key}.lora_up.weight"])]
+    assert differs, "the trained weights were saved instead of the averaged ones"

@@ -1,0 +1,94 @@
+"""Averages of weights: by hand, applied and taken away without a trace, saved and restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import optimizers
+from trainer.ema import Averages
+from trainer.parameters import Group
+
+
+def make(name: str = "sgd", **settings: object) -> tuple[nn.Parameter, torch.optim.Optimizer, Averages]:
+    weight = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = optimizers.build(name, [Group("unet", "unet", 0.1, [weight])], {})
+    return weight, optimizer, Averages({"w": weight}, optimizer, **settings)  # type: ignore[arg-type]
+
+
+def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    (weight**2).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_the_average_by_hand() -> None:
+    weight, optimizer, averages = make(decay=0.9)
+    expected = weight.detach().clone()
+    for number in range(1, 30):
+        step(weight, optimizer)
+        averages.update(number)
+        decay = min(0.9, number / (9 + number)) if number > 1 else 0.0
+        expected = decay * expected + (1 - decay) * weight.detach()
+    with averages.applied():
+        torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_updates_only_every_so_many_steps() -> None:
+    weight, optimizer, averages = make(decay=0.9, every=3)
+    for number in (1, 2):
+        step(weight, optimizer)
+        averages.update(number)
+    assert averages.state_dict()["updates"] == 0
+
+
+@pytest.mark.parametrize(("name", "settings"), [("sgd", {"decay": 0.9}), ("schedulefreeadamw", {})])
+def test_applying_leaves_no_trace(name: str, settings: dict[str, object]) -> None:
+    def train(look: bool) -> torch.Tensor:
+        weight, optimizer, averages = make(name, **settings)
+        for number in range(1, 8):
+            step(weight, optimizer)
+            averages.update(number)
+            if look:
+                before = weight.detach().clone()
+                with averages.applied():
+                    assert not torch.equal(weight, before) or number == 1
+                assert torch.equal(weight, before)
+        return weight.detach()
+
+    assert torch.equal(train(look=True), train(look=False))
+
+
+def test_an_error_inside_takes_the_averages_away_too() -> None:
+    weight, optimizer, averages = make(decay=0.9)
+    for number in (1, 2, 3):
+        step(weight, optimizer)
+        averages.update(number)
+    before = weight.detach().clone()
+    with pytest.raises(ValueError, match="inside"), averages.applied():
+        raise ValueError("inside")
+    assert torch.equal(weight, before)
+
+
+def test_state_continues_exactly() -> None:
+    weight, optimizer, averages = make(decay=0.9)
+    for number in (1, 2, 3):
+        step(weight, optimizer)
+        averages.update(number)
+    other = Averages({"w": weight}, optimizer, decay=0.9)
+    other.load_state_dict(
+        {"updates": averages.state_dict()["updates"], "shadows": {"w": averages.state_dict()["shadows"]["w"].clone()}}
+    )
+    step(weight, optimizer)
+    for one in (averages, other):
+        one.update(4)
+    assert torch.equal(averages.state_dict()["shadows"]["w"], other.state_dict()["shadows"]["w"])
+
+
+def test_without_averages_nothing_is_copied() -> None:
+    weight, _, averages = make()
+    with averages.applied():
+        weight.data.add_(1)
+    assert float(weight.detach()[0]) == 0
+    assert averages.state_dict() == {}
