@@ -153,9 +153,9 @@ li { margin: .35rem 0; }
 .quiet, caption { color: var(--soft); font-size: .9rem; }
 code { font: .92em ui-monospace, Consolas, monospace; overflow-wrap: anywhere; }
 a { color: var(--c1); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1.1rem 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.4rem, 1fr)); gap: .75rem; margin: 1.1rem 0; }
 .figure { background: var(--panel); border: 1px solid var(--line); border-radius: .6rem; padding: .7rem .9rem; }
-.figure .value { font-size: 1.5rem; font-weight: 650; line-height: 1.2; overflow-wrap: anywhere; }
+.figure .value { font-size: 1.3rem; font-weight: 650; line-height: 1.2; overflow-wrap: anywhere; }
 .figure .label { font-size: .92rem; }
 .figure .remark { font-size: .83rem; color: var(--soft); }
 .figure.good .value { color: var(--good); } .figure.caution .value { color: var(--caution); }

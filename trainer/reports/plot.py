@@ -69,10 +69,14 @@ def line_plot(
     markers: Sequence[Marker] = (),
     ramp: bool = False,
 ) -> Html:
-    """A figure with axes, grid, legend and markers. `ramp`: the series are steps of one setting, coloured in order."""
+    """A figure with axes, grid, legend and markers. `ramp`: the series are steps of one setting, coloured in order, but
+    for the strong ones."""
     across = _Scaled.over(x, [v for s in series for v in s.x] + [m.x for m in markers], LEFT, WIDTH - RIGHT)
     down = _Scaled.over(y, [v for s in series for v in _heights(s)], HEIGHT - BOTTOM, TOP)
-    colours = _ramp(len(series)) if ramp else [CATEGORIES[i % len(CATEGORIES)] for i in range(len(series))]
+    colours = [CATEGORIES[i % len(CATEGORIES)] for i in range(len(series))]
+    if ramp:
+        steps = zip(series, _ramp(len(series)), strict=True)
+        colours = [CATEGORIES[1] if s.strong else colour for s, colour in steps]
     drawn = [
         _axes(across, down, x.label, y.label),
         *(_marker(marker, across) for marker in markers),

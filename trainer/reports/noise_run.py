@@ -1,0 +1,56 @@
+"""The noise report of a run from its data: encodes a sample, measures, writes the files and tells the terminal."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from trainer.atomic import write_text
+from trainer.console import Console
+from trainer.protocols import Family
+from trainer.reports.noise import Asked, NoiseReport, report, settings_of
+from trainer.reports.noise_advice import LOSS, advice, headline
+from trainer.reports.noise_columns import lines
+from trainer.reports.noise_effect import Latents
+from trainer.reports.noise_page import noise_page
+from trainer.reports.noise_sample import Sample, encode, sample
+from trainer.run_dir import RunDir
+
+__all__ = ["Asked", "latents_of", "sample", "write", "write_and_tell"]
+
+
+@torch.no_grad()
+def latents_of(found: Sample, family: Family, device: torch.device, console: Console) -> Latents:
+    """Encodes the sample on `device`, where the latents stay."""
+    # Nothing but the VAE runs, and that stays in float32.
+    family.to(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    with console.progress("encoding images", len(found.items), "images") as update:
+        made = encode(found, lambda pixels: family.encode_images(pixels.to(device)), lambda done, _: update(done, ""))
+    return Latents.of(made.to(device))
+
+
+@torch.no_grad()
+def write_and_tell(latents: Latents, asked: Asked, run_dir: RunDir, console: Console) -> None:
+    with console.progress("measuring", settings_of(asked, len(latents)), "settings") as update:
+        found = report(latents, asked, lambda done, _: update(done, ""))
+    write(found, run_dir)
+    tell(found, run_dir, console)
+
+
+def write(found: NoiseReport, run_dir: RunDir) -> None:
+    """noise-report.json and noise-report.html. A folder with these alone does not count as a used run."""
+    write_text(run_dir.path / "noise-report.json", json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n")
+    write_text(run_dir.path / "noise-report.html", noise_page(found, run_dir.name))
+
+
+def tell(found: NoiseReport, run_dir: RunDir, console: Console) -> None:
+    console.say(headline(found))
+    for line in lines(found):
+        console.say(line)
+    console.say("")
+    for one in advice(found):
+        console.say(f"* {one.head}. {one.text}")
+    console.say(f"* {LOSS}")
+    console.say("")
+    console.say(f"Written: {run_dir.path / 'noise-report.html'} and noise-report.json")
