@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer import environment, lora, optimizers, outputs, parameters, prompts, registry, schedules, validation_set
+from trainer.advice import memory_advice, slowness_hint
 from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
@@ -28,14 +29,14 @@ from trainer.data.dataset import Dataset
 from trainer.data.holdout import Split
 from trainer.data.loader import Loader
 from trainer.data.on_demand import OnDemandLatents
-from trainer.data.plan import Plan, global_index
+from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.determinism import set_deterministic
 from trainer.ema import Averages
 from trainer.errors import RunError, UserError
 from trainer.events import Error, Notice, Sink, Start
-from trainer.facts import metadata_of
-from trainer.guards import FiniteSteps, StepTimes, memory_advice, slowness_hint
+from trainer.facts import metadata_of, model_metadata_of
+from trainer.guards import FiniteSteps, StepTimes
 from trainer.holder import holder_of, in_use
 from trainer.loop import Loop, Pace, Periodic
 from trainer.losses import Loss
@@ -46,11 +47,12 @@ from trainer.parameters import Group, Rates
 from trainer.preflight import attempt, describe, largest
 from trainer.protocols import Family, Objective
 from trainer.results import DTYPES, AveragedResult, FullResult, LoraResult, Result
-from trainer.resume import Keeper, may_start
+from trainer.resume import Keeper, Stateful, may_start
 from trainer.run_dir import RunDir
 from trainer.run_folder import RunFolder
 from trainer.schedules import Shape
 from trainer.step import TrainingStep
+from trainer.stream import global_index
 from trainer.timesteps import Timesteps
 from trainer.validator import Validator
 
@@ -168,7 +170,7 @@ def training(
     finite = FiniteSteps()
     weights = dict(parameters.trainable(family.parts))
     averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
-    extra = {"finite": finite, "averages": averages}
+    extra: dict[str, Stateful] = {"finite": finite, "averages": averages}
     keeper = Keeper(run_dir, config, accelerator, weights, optimizer, schedule, extra)
     done = keeper.restore(console.say, [g.lr for g in groups], given) if resume or given else 0
     trained = result_of(config, family, dataset, pace, accelerator.num_processes)
@@ -323,6 +325,8 @@ def open_family(config: BaseConfig) -> Family:
             init=config.model.init,
             tokenizer=config.model.tokenizer,
             vae=config.model.vae,
+            clip_skip=config.model.clip_skip,
+            max_tokens=config.model.max_tokens,
         )
     except UserError as error:
         raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
@@ -334,9 +338,12 @@ def _family_class(config: BaseConfig) -> type[Family]:
     for name in registry.names("models"):
         if registry.find("models", name).recognises(config.model.base):
             return registry.find("models", name)
+    families = registry.names("models")
+    told = [what for name in families if (what := registry.find("models", name).describes(config.model.base))]
+    what = f"it is {told[0]}" if told else "it is none of the models that the families know"
     raise UserError(
-        f"model.base: {config.model.base} is not a model of a known family ({', '.join(registry.names('models'))}). "
-        "Expected a diffusers folder (with a model_index.json)."
+        f"model.base: {config.model.base} cannot be trained: {what}. There are the families {', '.join(families)}; "
+        "expected a checkpoint in one file, a diffusers folder (with a model_index.json) or a hub id."
     )
 
 
@@ -395,11 +402,19 @@ def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
             conv_rank=settings.conv_rank,
             conv_alpha=settings.conv_alpha,
             dropout=settings.dropout,
+            rank_dropout=settings.rank_dropout,
+            module_dropout=settings.module_dropout,
+            method=settings.method,
+            ranks=settings.ranks,
             seed=config.run.seed,
         )
+        if settings.init_from:
+            lora.init_from(family, Path(settings.init_from))
     else:
         for name in rates:
             parameters.unfreeze(family.parts[name])
+    for parameter in family.unused_parameters():
+        parameter.requires_grad_(False)
     return rates
 
 
@@ -543,7 +558,8 @@ def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
 def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int) -> Result:
     dtype = DTYPES[config.save.dtype]
     if config.training.method == "full":
-        return FullResult(family, dtype)
+        facts = model_metadata_of(config, family, dataset)
+        return FullResult(family, dtype, config.save.full, facts)
     return LoraResult(family, dtype, metadata_of(config, family, dataset, pace, processes))
 
 

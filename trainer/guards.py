@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.config import BaseConfig
 from trainer.errors import RunError
 
 PATIENCE = 5  # steps in a row without a finite gradient, then the run stops
@@ -44,23 +42,6 @@ class FiniteSteps:
         return line
 
 
-def memory_advice(config: BaseConfig) -> str:
-    """What to change when the device's memory ran out: the three settings that save most in this run."""
-    training = config.training
-    batch = max((d.batch_size for d in [*config.datasets, config.general]), default=1)
-    candidates = [
-        (not training.gradient_checkpointing, "training.gradient_checkpointing = true"),
-        (training.precision == "fp32", "training.precision = 'bf16'"),
-        (batch > 1, "a smaller batch_size (with training.gradient_accumulation raised to match)"),
-        (not config.data.cache_latents, "data.cache_latents = true"),
-        (training.text_encoder, "training.text_encoder = false"),
-        (training.method == "full", "training.method = 'lora'"),
-        (config.optimizer.name == "adamw", "optimizer.name = 'adamw8bit'"),
-        (True, "a lower resolution"),
-    ]
-    return ", ".join([text for helps, text in candidates if helps][:3])
-
-
 SLOW = 3.0  # times the usual duration
 _WARM_UP, _USUAL, _RECENT = 3, 20, 5  # measurements
 
@@ -89,12 +70,3 @@ class StepTimes:
         return (
             f"step {step}: steps take {factor:.1f} times as long as at the beginning. {self.hint}" if self.told else ""
         )
-
-
-def slowness_hint(config: BaseConfig, device: str) -> str:
-    if sys.platform == "win32" and device.startswith("cuda"):
-        return (
-            "On Windows this is what happens when the GPU's memory is full and the system's memory is used instead. "
-            f"What saves most: {memory_advice(config)}."
-        )
-    return "Does another program use the same device, or is it too hot?"

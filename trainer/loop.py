@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.batch import Batch
 from trainer.control import Control
-from trainer.data.plan import global_index
 from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
 from trainer.guards import FiniteSteps, StepTimes
 from trainer.noise import Streams
 from trainer.step import StepResult, TrainingStep
+from trainer.stream import global_index
 
 
 @dataclass(frozen=True)

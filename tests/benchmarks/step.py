@@ -3,8 +3,7 @@
     python tests/benchmarks/step.py [--json FILE] [--rounds 40]
 
 The bare loop has latents and text in memory, plain noise, and no log, clipping, guard, schedule or random streams; the
-trainer runs with Noise Oversampling, clipping and its guards on. Where there is a GPU, full-size SD 1.5 and SDXL UNets with
-random weights are timed too.
+trainer runs with Noise Oversampling, clipping and its guards on.
 """
 
 from __future__ import annotations
@@ -81,7 +80,11 @@ def compare(found: Training, rounds: int) -> dict[str, float]:
 def tiny_cpu(folder: Path, rounds: int) -> dict[str, float]:
     file = runs.make_project(folder / "tiny", images=8)
     found = runs.training(
-        file, "noise.oversampling=64", f"training.steps={rounds + WARM_UP + 1}", "logging.every=10", "general.batch_size=4"
+        file,
+        "noise.oversampling=64",
+        f"training.steps={rounds + WARM_UP + 1}",
+        "logging.every=10",
+        "general.batch_size=4",
     )
     with found.folder.opened():
         return compare(found, rounds)

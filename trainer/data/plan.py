@@ -30,11 +30,6 @@ class PlannedBatch:
     entries: tuple[Entry, ...]
 
 
-def global_index(step: int, micro_batch: int, accumulation: int, rank: int, world: int) -> int:
-    """The index in the stream that a process takes; ranks and micro-batches never share one."""
-    return (step * accumulation + micro_batch) * world + rank
-
-
 @dataclass(frozen=True, slots=True)
 class _Pool:
     """Images that may share a batch: those of one dataset and one size. Each is listed once per repeat."""

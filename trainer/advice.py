@@ -1,0 +1,33 @@
+"""What to change in a config when memory runs out or steps become slow."""
+
+from __future__ import annotations
+
+import sys
+
+from trainer.config import BaseConfig
+
+
+def memory_advice(config: BaseConfig) -> str:
+    """What to change when the device's memory ran out: the three settings that save most in this run."""
+    training = config.training
+    batch = max((d.batch_size for d in [*config.datasets, config.general]), default=1)
+    candidates = [
+        (not training.gradient_checkpointing, "training.gradient_checkpointing = true"),
+        (training.precision == "fp32", "training.precision = 'bf16'"),
+        (batch > 1, "a smaller batch_size (with training.gradient_accumulation raised to match)"),
+        (not config.data.cache_latents, "data.cache_latents = true"),
+        (training.text_encoder, "training.text_encoder = false"),
+        (training.method == "full", "training.method = 'lora'"),
+        (config.optimizer.name == "adamw", "optimizer.name = 'adamw8bit'"),
+        (True, "a lower resolution"),
+    ]
+    return ", ".join([text for helps, text in candidates if helps][:3])
+
+
+def slowness_hint(config: BaseConfig, device: str) -> str:
+    if sys.platform == "win32" and device.startswith("cuda"):
+        return (
+            "On Windows this is what happens when the GPU's memory is full and the system's memory is used instead. "
+            f"What saves most: {memory_advice(config)}."
+        )
+    return "Does another program use the same device, or is it too hot?"
