@@ -10,6 +10,7 @@ from ui.form import Form, search_index
 from ui.media import Media
 from ui.setup_page import Setup
 from ui.theme import head
+from ui.train_page import Train
 from ui.workspace import Workspace
 
 
@@ -24,6 +25,7 @@ class App:
 def build(workspace: Workspace, media: Media) -> App:
     form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
     setup = Setup(workspace, form)
+    train = Train(workspace, media, setup)
     with gr.Blocks(
         title="Immiscible Trainer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
@@ -40,7 +42,10 @@ def build(workspace: Workspace, media: Media) -> App:
                 with gr.Column(elem_classes="card"):
                     for section in ("noise", "timesteps"):
                         form.place(form.rest(section))
+            with gr.Tab("Train"):
+                train.build()
         with settings:
             setup.all_settings()
         setup.wire(blocks)
+        train.wire(blocks)
     return App(blocks, head(search_index(form)))

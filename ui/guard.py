@@ -36,7 +36,7 @@ HEADERS = (
 )
 
 
-class TooBig(Exception):
+class TooBigError(Exception):
     """A body of more than MOST_BODY bytes."""
 
 
@@ -118,7 +118,7 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > MOST_BODY:
-                raise TooBig
+                raise TooBigError
             return message
 
         async def with_headers(message: Message) -> None:
@@ -133,7 +133,7 @@ class Guard:
 
         try:
             await self.app(scope, counted, with_headers)
-        except TooBig:
+        except TooBigError:
             if not began:
                 await _answer(send, 413, "too big")
 

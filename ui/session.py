@@ -15,7 +15,7 @@ from ui.draft import Draft
 from ui.fields import UNSET, Control, above, all_fields, from_control
 from ui.problems import Problem, problems
 from ui.toml_text import rendered
-from ui.workspace import Workspace, read_config
+from ui.workspace import Workspace, forget, read_config
 
 KEPT_WITH_PRESET = ("run.name", "model.base", "datasets[].subsets[].image_dir", "datasets[].subsets[].trigger")
 NEW = """# A run of Immiscible Trainer. What is not written here has its default.
@@ -125,6 +125,7 @@ def _write(workspace: Workspace, page: Page, path: Path) -> Page:
         write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}).") from None
+    forget()
     name = workspace.relative(path)
     workspace.used(name)
     saved = drafts.from_file(text, name)
@@ -190,6 +191,27 @@ def problems_html(page: Page) -> str:
         rows.append(f"<li><button type='button' {show}>{key}{html.escape(problem.text)}</button></li>")
     count = "1 setting needs" if len(rows) == 1 else f"{len(rows)} settings need"
     return f"<div class='bad-list' role='alert'><b>{count} attention</b><ul>{''.join(rows)}</ul></div>"
+
+
+def summary_html(page: Page) -> str:
+    """What the config would do, in one sentence."""
+    c = page.controls
+    name = str(c["run.name"]) or Path(page.draft.file).stem or "run"
+    what = f"a LoRA of rank {c['lora.rank']}" if c["training.method"] == "lora" else "all weights"
+    length = (
+        f"{c['training.epochs']} epochs" if c["training.epochs"] not in ("", "0") else f"{c['training.steps']} steps"
+    )
+    choice = oversampling_choice(c)
+    noise = {"Off": "plain noise", "Custom": f"Noise Oversampling {c['noise.oversampling.k']}"}
+    folders = sum(len(d.folders) for d in page.draft.datasets if not d.held_out)
+    images = "1 folder" if folders == 1 else f"{folders} folders"
+    parts = [
+        f"Trains {what} for {length}",
+        f"on {images} of images",
+        f"with {noise.get(choice, f'Noise Oversampling {choice}')}",
+    ]
+    said = html.escape(" ".join(parts))
+    return f"<p class='summary'><b>{html.escape(name)}</b> {said}.</p>"
 
 
 def changed(page: Page) -> bool:

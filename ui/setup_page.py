@@ -45,7 +45,7 @@ class Setup:
     form: Form
     draft: gr.Textbox = field(init=False)
     file: gr.Dropdown = field(init=False)
-    on_change: list[Callable[[], None]] = field(default_factory=list)
+    train_summary: gr.HTML = field(init=False)  # the same line on the training page
 
     @property
     def inputs(self) -> list[Component]:
@@ -143,7 +143,12 @@ class Setup:
                 self.different = gr.HTML(elem_id="different")
 
     def aside(self) -> None:
+        self.summary = gr.HTML(elem_id="summary")
         self.problems = gr.HTML(elem_id="problems")
+        gr.HTML(
+            "<p class='next'><button type='button' class='link' data-tab='Dataset'>Look at the images</button>"
+            "<button type='button' class='link' data-tab='Train'>Go to training</button></p>"
+        )
 
     # --- wiring -----------------------------------------------------------------------------------------------
 
@@ -151,6 +156,8 @@ class Setup:
     def views(self) -> list[Component]:
         """What follows from the form."""
         return [
+            self.summary,
+            self.train_summary,
             self.draft,
             self.problems,
             self.state,
@@ -162,7 +169,10 @@ class Setup:
         ]
 
     def show_views(self, page: Page) -> list[Any]:
+        summary = session.summary_html(page)
         return [
+            summary,
+            summary,
             page.draft.model_dump_json(),
             session.problems_html(page),
             session.state_html(page),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.atomic import write_text
 from trainer.errors import UserError
@@ -21,6 +23,9 @@ from trainer.run_dir import RunDir
 
 PROGRAM = Path(__file__).resolve().parents[1]  # where trainer, configs and demo are
 MOST_CONFIGS = 500
+DAY = 86400.0  # seconds
+MEMORY = 3.0  # seconds for which a listing is used again
+R = TypeVar("R")
 PASSED_OVER = {"node_modules", "tests", "venv", "site-packages"}
 PLAIN_NAME = re.compile(r"\w[\w .+-]{0,99}")
 
@@ -38,6 +43,9 @@ class Workspace:
 
     def configs(self) -> list[str]:
         """Names of the config files, relative to the root, sorted."""
+        return _remembered(("configs", self.root), self._find_configs)
+
+    def _find_configs(self) -> list[str]:
         found = [
             p for depth in ("*.toml", "*/*.toml", "*/*/*.toml") for p in self.root.glob(depth) if self._is_config(p)
         ]
@@ -92,13 +100,18 @@ class Workspace:
 
     def runs(self) -> dict[str, RunDir]:
         """All runs by id, the newest first."""
-        found: dict[str, Path] = {}
-        for folder in self.output_dirs():
-            for depth in ("*", "*/*", "*/*/*"):
-                for mark in folder.glob(f"{depth}/metrics.jsonl"):
-                    found[self.relative(mark.parent)] = mark
-        newest = sorted(found, key=lambda name: _stamp(found[name]), reverse=True)
-        return {name: RunDir(found[name].parent) for name in newest}
+        found = {
+            self.relative(mark.parent): _stamp(mark)
+            for folder in self.output_dirs()
+            for depth in ("*", "*/*", "*/*/*")
+            for mark in folder.glob(f"{depth}/metrics.jsonl")
+        }
+        for name, note in self.note("starts", {}).items():
+            # One that was just started, or ended before it could write anything, is shown too.
+            when = note.get("time", 0) if isinstance(note, dict) else 0
+            if name not in found and (when > time.time() - DAY or self.absolute(name).is_dir()):
+                found[name] = when
+        return {name: RunDir(self.absolute(name)) for name in sorted(found, key=found.__getitem__, reverse=True)}
 
     def run(self, name: str) -> RunDir:
         """A listed run. Raises UserError for any other name."""
@@ -126,14 +139,36 @@ class Workspace:
 
     def note(self, name: str, otherwise: Any) -> Any:
         """What the UI noted under a name; `otherwise` where there is nothing readable of that kind."""
-        try:
-            found = json.loads((self.state / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return otherwise
+        found = read_json(self.state / f"{name}.json")
         return found if isinstance(found, type(otherwise)) else otherwise
 
     def write_note(self, name: str, content: Any) -> None:
         write_text(self.state / f"{name}.json", json.dumps(content, indent=1))
+
+
+_memory: dict[Any, tuple[float, Any]] = {}
+
+
+def _remembered(key: Any, find: Callable[[], R]) -> R:
+    """What was found a moment ago: many pages ask every second, and folders may hold very many files."""
+    when, found = _memory.get(key, (0.0, None))
+    if time.monotonic() - when > MEMORY:
+        found = find()
+        _memory[key] = (time.monotonic(), found)
+    return found
+
+
+def forget() -> None:
+    """Looks again, after something was written."""
+    _memory.clear()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def read_config(path: Path) -> str:
