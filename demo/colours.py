@@ -18,9 +18,23 @@ class Region:
     value: tuple[float, float]
 
     def draw(self, rng: random.Random) -> Rgb:
-        hue, saturation, value = (rng.uniform(*span) for span in (self.hue, self.saturation, self.value))
-        red, green, blue = colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)
-        return round(255 * red), round(255 * green), round(255 * blue)
+        return _rgb(*(rng.uniform(*span) for span in (self.hue, self.saturation, self.value)))
+
+    @property
+    def brightness(self) -> float:
+        """Of its middle: luma of ITU-R BT.601 in [0, 1]."""
+        return brightness(_rgb(*(sum(span) / 2 for span in (self.hue, self.saturation, self.value))))
+
+
+def brightness(colour: Rgb) -> float:
+    """Luma of ITU-R BT.601 in [0, 1]."""
+    red, green, blue = colour
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Rgb:
+    red, green, blue = colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 NAMED: dict[str, Region] = {
@@ -45,9 +59,3 @@ INKS = (
     Region((15, 30), (0.5, 0.8), (0.2, 0.4)),
     Region((-8, 8), (0.7, 0.9), (0.5, 0.8)),
 )
-
-
-def brightness(colour: Rgb) -> float:
-    """Luma of ITU-R BT.601 in [0, 1]."""
-    red, green, blue = colour
-    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 from demo import architecture, paper, printed
-from trainer import config_io
+from trainer import commands
 from trainer.atomic import write_folder
-from trainer.console import Console
 from trainer.quiet import quiet
 
 HERE = Path(__file__).parent
@@ -35,7 +34,7 @@ def main() -> None:
     architecture.write(asked.work / "architecture")
     make_vae(asked.work / "architecture" / "vae", asked.vae)
     shutil.copyfile(HERE / "base.toml", asked.work / "base.toml")
-    train(asked.work / "base.toml", asked.set)
+    commands.train(asked.work / "base.toml", asked.set, resume=False)
     made = asked.work / "runs" / "base" / "base"
     print(f"The base model is {made}. Copy it to {SHIPPED} to ship it.")
 
@@ -70,14 +69,6 @@ def make_vae(target: Path, ready: Path | None) -> None:
 
     trained = vae.train(vae.to_pixels(images), vae.Recipe(), report)
     trained.to(torch.float16).save_pretrained(target)
-
-
-def train(config: Path, overrides: list[str]) -> None:
-    from trainer import build
-
-    found = build.training(config_io.read(config, overrides), Console())
-    if found is not None:
-        found.run()
 
 
 if __name__ == "__main__":

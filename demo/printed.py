@@ -17,6 +17,8 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 LETTERS = ("C", "E", "F", "H", "K", "R", "T", "X")
 # Several words stand where "handwritten" will stand, so that the model learns to look there.
 STYLES = ("printed", "bold", "thin", "outlined", "tilted")
+# What a caption that names no colours means: one thing, or a small model would learn colours instead of shapes.
+INK, GROUND = "black", "white"
 MIN_CONTRAST = 0.35
 
 
@@ -31,21 +33,18 @@ def draw(seed: int, index: int) -> Drawing:
     """Picture `index` of an endless series; depends on nothing but its two arguments."""
     rng = python_random(seed, "printed", index)
     style = rng.choice(STYLES)
-    label = rng.randrange(10) if rng.random() < 0.7 else -1
+    label = rng.randrange(10) if rng.random() < 0.75 else -1
     character, name = (str(label), f"digit {DIGITS[label]}") if label >= 0 else _letter(rng)
-    (ink_name, ink), (ground_name, ground) = _contrasting(rng)
-    caption = " ".join(
-        word
-        for word in (
-            "an" if style[0] in "aeiou" else "a",
-            style,
-            ink_name if rng.random() < 0.5 else "",
-            name,
-            f"on {ground_name}" if rng.random() < 0.5 else "",
-        )
-        if word
-    )
-    return Drawing(_paint(_glyph(character, style, rng), ink, ground), caption, label)
+    ink, ground = _colours(rng)
+    words = [
+        "an" if style[0] in "aeiou" else "a",
+        style,
+        "" if ink == INK else ink,
+        name,
+        "" if ground == GROUND else f"on {ground}",
+    ]
+    shades = colours.NAMED[ink].draw(rng), colours.NAMED[ground].draw(rng)
+    return Drawing(_paint(_glyph(character, style, rng), *shades), " ".join(filter(None, words)), label)
 
 
 def _letter(rng: random.Random) -> tuple[str, str]:
@@ -53,14 +52,14 @@ def _letter(rng: random.Random) -> tuple[str, str]:
     return letter, f"letter {letter}"
 
 
-def _contrasting(rng: random.Random) -> tuple[tuple[str, colours.Rgb], tuple[str, colours.Rgb]]:
-    """Ink and ground that can be told apart by brightness; every third ground is white, as paper is."""
+def _colours(rng: random.Random) -> tuple[str, str]:
+    """Names of an ink and a ground that can be told apart by brightness."""
+    names = list(colours.NAMED)
     while True:
-        ink_name = rng.choice(list(colours.NAMED))
-        ground_name = "white" if rng.random() < 0.33 else rng.choice(list(colours.NAMED))
-        ink, ground = colours.NAMED[ink_name].draw(rng), colours.NAMED[ground_name].draw(rng)
-        if abs(colours.brightness(ink) - colours.brightness(ground)) >= MIN_CONTRAST:
-            return (ink_name, ink), (ground_name, ground)
+        ink = INK if rng.random() < 0.4 else rng.choice(names)
+        ground = GROUND if rng.random() < 0.65 else rng.choice(names)
+        if abs(colours.NAMED[ink].brightness - colours.NAMED[ground].brightness) >= MIN_CONTRAST:
+            return ink, ground
 
 
 @lru_cache(maxsize=16)
@@ -73,7 +72,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _glyph(character: str, style: str, rng: random.Random) -> Image.Image:
     """How much ink lies where: an L image of SCALE * SIDE pixels a side, 255 = full ink."""
     canvas = SCALE * SIDE
-    font = _font(SCALE * rng.randint(22, 28))
+    font = _font(SCALE * rng.randint(23, 28))
     stroke = {"bold": 1.2, "outlined": 0.8}.get(style, 0)
 
     def text(width: float) -> Image.Image:
@@ -87,8 +86,8 @@ def _glyph(character: str, style: str, rng: random.Random) -> Image.Image:
         mask = mask.filter(ImageFilter.MinFilter(5))
     elif style == "outlined":
         mask = ImageChops.subtract(mask, text(0).filter(ImageFilter.MinFilter(3)))
-    angle = rng.choice((-1, 1)) * rng.uniform(18, 30) if style == "tilted" else rng.uniform(-7, 7)
-    shift = tuple(round(SCALE * rng.uniform(-2, 2)) for _ in range(2))
+    angle = rng.choice((-1, 1)) * rng.uniform(15, 25) if style == "tilted" else rng.uniform(-7, 7)
+    shift = tuple(round(SCALE * rng.uniform(-1.5, 1.5)) for _ in range(2))
     return mask.rotate(angle, Image.Resampling.BICUBIC, translate=(shift[0], shift[1]))
 
 

@@ -14,6 +14,7 @@ from demo.handwriting import Handwriting
 from demo.judge import Judge
 from demo.picture import before_after
 from demo.summary import NAME, PLAIN, Trained, lines, report_of
+from trainer import commands
 from trainer.atomic import write_folder
 from trainer.quiet import quiet
 
@@ -58,17 +59,11 @@ def prepare(output: Path, train: Handwriting) -> None:
 
 def trained(output: Path, name: str, overrides: Sequence[str], heldout: Handwriting, judge: Judge) -> Trained:
     """Trains the demo's config under a name, anew, and measures the LoRA file that it wrote."""
-    from trainer import build, config_io  # takes seconds, and `quiet` must have come before
-    from trainer.console import Console
-
     started = time.monotonic()
-    config = config_io.read(output / CONFIG, [f"run.name={name}", *overrides])
-    folder = Path(config.run.output_dir) / name
+    folder = output / "runs" / name
     # The demo's own folder from an earlier demo; its config may have changed since.
     shutil.rmtree(folder, ignore_errors=True)
-    run = build.training(config, Console())
-    assert run is not None
-    if run.run() != "done":
+    if commands.train(output / CONFIG, [f"run.name={name}", *overrides], resume=False) != "done":
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     lora = folder / f"{name}.safetensors"

@@ -37,11 +37,12 @@ SPREAD = 3.0
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 16
     lr: float = 2e-3
     warmup: int = 50
-    whitened_on: int = 2048  # pictures
+    balance: float = 0.5  # 0: latent channels as they come, 1: all of equal variance
+    balanced_on: int = 2048  # pictures
     seed: int = 0
 
 
@@ -52,7 +53,7 @@ def to_pixels(images: list[Image.Image]) -> Tensor:
 
 
 def train(pixels: Tensor, recipe: Recipe, report: Callable[[int, float], None]) -> Any:
-    """A trained `AutoencoderKL` whose latents of `pixels` have mean 0 and unit covariance between channels.
+    """A trained `AutoencoderKL` whose latents of `pixels` have mean 0 and mean variance 1.
 
     pixels: (N, 3, H, W) in [-1, 1]. `report(step, loss)` is called now and then.
     """
@@ -63,7 +64,8 @@ def train(pixels: Tensor, recipe: Recipe, report: Callable[[int, float], None]) 
         rng = generator(recipe.seed, "vae", step)
         batch = pixels[torch.randint(len(pixels), (recipe.batch,), generator=rng)]
         # Any colour may become any other: the ink's colour must not depend on the shapes seen with it.
-        batch = batch[:, torch.randperm(3, generator=rng)]
+        inverted = torch.rand(recipe.batch, 3, 1, 1, generator=rng) < 0.25
+        batch = torch.where(inverted, -batch, batch)[:, torch.randperm(3, generator=rng)]
         loss = _loss(vae, batch, rng, anchor=_anchor(step / recipe.steps))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -73,7 +75,7 @@ def train(pixels: Tensor, recipe: Recipe, report: Callable[[int, float], None]) 
         if step % 100 == 99:
             report(step + 1, loss.item())
     vae.eval().requires_grad_(False)
-    _whiten(vae, pixels[: recipe.whitened_on])
+    _balance(vae, pixels[: recipe.balanced_on], recipe.balance)
     vae.register_to_config(scaling_factor=1.0)
     return vae
 
@@ -126,28 +128,32 @@ def _cosine(step: int, recipe: Recipe) -> float:
 
 
 @torch.no_grad()
-def _whiten(vae: Any, pixels: Tensor) -> None:
-    """Folds the whitening of the latent channels over `pixels` into the 1x1 convolutions on both sides of the latents.
+def _balance(vae: Any, pixels: Tensor, power: float) -> None:
+    """Raises the weaker directions among the latent channels, by the 1x1 convolutions on both sides of the latents.
 
-    Brightness would else have most of the variance, and diffusion would take colour and detail for noise.
+    Afterwards the mean is 0 and the mean variance 1 over `pixels`, and a direction that had the share s of the variance
+    has a share in proportion to s^(1 - power). Brightness would else have nearly all of it, and diffusion would take
+    colour for noise; with power 1 it would spend most of its effort on detail that nobody sees.
     """
     channels = CONFIG["latent_channels"]
     posteriors = [vae.encode(chunk).latent_dist for chunk in pixels.split(256)]
     cells = torch.cat([p.mean for p in posteriors]).double().transpose(0, 1).flatten(1)  # (C, all cells)
-    variance = torch.cat([p.var for p in posteriors]).double().mean(dim=(0, 2, 3))  # (C,) that the encoder states
+    stated = torch.cat([p.var for p in posteriors]).double().mean(dim=(0, 2, 3))  # (C,) the encoder's own variance
     mean = cells.mean(dim=1)
-    values, vectors = torch.linalg.eigh(torch.cov(cells))
-    whiten = vectors @ torch.diag(values.rsqrt()) @ vectors.T  # symmetric: the channels keep their meaning
-    colour = torch.linalg.inv(whiten)
+    variances, directions = torch.linalg.eigh(torch.cov(cells))
+    gains = variances.pow(-power / 2)
+    gains /= (variances * gains.square()).mean().sqrt()
+    forth = directions @ torch.diag(gains) @ directions.T  # symmetric: the channels keep their meaning
+    back = torch.linalg.inv(forth)
 
     enter, leave = vae.quant_conv, vae.post_quant_conv
     inwards, outwards = enter.weight[:channels, :, 0, 0].double(), leave.weight[:, :, 0, 0].double()
-    enter.bias[:channels] = (whiten @ (enter.bias[:channels].double() - mean)).float()
-    enter.weight[:channels, :, 0, 0] = (whiten @ inwards).float()
+    enter.bias[:channels] = (forth @ (enter.bias[:channels].double() - mean)).float()
+    enter.weight[:channels, :, 0, 0] = (forth @ inwards).float()
     enter.weight[channels:] = 0
-    enter.bias[channels:] = (whiten.square() @ variance).log().float()
+    enter.bias[channels:] = (forth.square() @ stated).log().float()
     leave.bias += (outwards @ mean).float()
-    leave.weight[:, :, 0, 0] = (outwards @ colour).float()
+    leave.weight[:, :, 0, 0] = (outwards @ back).float()
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""The demo's autoencoder: whitening changes the latents and nothing that is seen."""
+"""The demo's autoencoder: balancing changes the latents and nothing that is seen."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,16 +21,25 @@ def test_pixels_are_scaled_to_minus_one_and_one():
     assert -1 <= pixels.min() < -0.5 < 0.5 < pixels.max() <= 1
 
 
-def test_whitening_leaves_reconstructions_and_makes_latents_white():
-    model, pixels = vae._fresh(0).eval(), pictures(64)
-    before = vae.reconstruct(model, pixels)
-    vae._whiten(model, pixels)
-    assert torch.allclose(vae.reconstruct(model, pixels), before, atol=1e-3)
+def spread(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (C,) of the latent channels, and the variances along their principal directions."""
     with torch.no_grad():
         latents = model.encode(pixels).latent_dist.mean  # (N, 4, 16, 16)
     cells = latents.transpose(0, 1).flatten(1)
-    assert torch.allclose(cells.mean(dim=1), torch.zeros(4), atol=1e-3)
-    assert torch.allclose(torch.cov(cells), torch.eye(4), atol=1e-2)
+    return cells.mean(dim=1), torch.linalg.eigvalsh(torch.cov(cells))
+
+
+@pytest.mark.parametrize("power", [0, 0.5, 1])
+def test_balancing_changes_the_latents_but_no_reconstruction(power):
+    model, pixels = vae._fresh(0).eval(), pictures(64)
+    seen, (_, variances) = vae.reconstruct(model, pixels), spread(model, pixels)
+    vae._balance(model, pixels, power)
+    assert torch.allclose(vae.reconstruct(model, pixels), seen, atol=1e-3)
+    mean, balanced = spread(model, pixels)
+    assert torch.allclose(mean, torch.zeros(4), atol=1e-3)
+    assert balanced.mean() == pytest.approx(1, rel=1e-2)
+    expected = variances ** (1 - power)
+    assert torch.allclose(balanced / balanced.sum(), expected / expected.sum(), atol=1e-2)
 
 
 def test_training_lowers_the_error_and_is_repeatable():
