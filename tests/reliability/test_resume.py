@@ -1,0 +1,150 @@
+"""A run that was stopped and resumed equals the uninterrupted one, every bit of everything that training changes.
+
+By induction: the checkpoint of every step k of an uninterrupted run is resumed, one step is taken, and what is saved
+then must be the checkpoint of step k + 1. The equality of checkpoints is that of weights, optimizer, schedule, averages.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reliability import small
+from tests.reliability.forks import forked, ranks
+from trainer.batch import Batch
+from trainer.build import Training
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+EVERY_STEP = ("save.every=1", "save.keep=100")
+
+CASES = {
+    "lora": (),
+    "lora, three epochs' borders inside accumulation": ("training.gradient_accumulation=2",),
+    "noise oversampling, caption dropout, shuffled captions": (
+        "noise.oversampling=8", "general.caption_dropout_rate=0.5", "general.shuffle_caption=true",
+    ),
+    "noise assignment over samples ahead": ("noise={assignment={pool=4}}",),
+    "dropout inside the adapters": ("lora.dropout=0.5",),
+    "images encoded anew, mirrored, other colours": (
+        "data.cache_latents=false", "general.flip_aug=true", "general.color_aug=true",
+    ),
+    "full": ("training.method='full'",),
+    "full with text encoder, cosine with warm-up": (
+        "training.method='full'", "training.text_encoder=true", "schedule={name='cosine',warmup=2}",
+    ),
+    "bfloat16 base": ("training.precision='bf16'", "training.gradient_checkpointing=true"),
+    "averages": ("ema={decay=0.9}",),
+    "sgd with momentum": ("optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",),
+    "8-bit adam": ("optimizer.name='adamw8bit'", "lora.rank=128"),
+    "8-bit lion": ("optimizer={name='lion8bit',lr=1e-4}", "lora.rank=128"),
+    "prodigy": ("optimizer={name='prodigy',lr=1.0}",),
+    "adafactor": ("optimizer.name='adafactor'",),
+    "schedule-free": ("optimizer.name='adamwschedulefree'",),
+}  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return small.make(tmp_path / "a project")
+
+
+def stop_after(found: Training, micro_batches: int) -> None:
+    """As Ctrl-C does, while the micro-batch with that number of this process is made."""
+    real, made = found.loop.batch, 0
+
+    def batch(index: int) -> Batch:
+        nonlocal made
+        made += 1
+        if made == micro_batches:
+            found.loop.control.stop_requested = True
+        return real(index)
+
+    found.loop.batch = batch
+
+
+def one_step_from(project: Path, step: int, *overrides: str) -> tuple[str, dict[int, float]]:
+    """Resumes the whole run's checkpoint under another name and takes one step."""
+    name = f"from-{step}"
+    given = small.run_dir(project, "whole").checkpoint(step)
+    found = small.training(project, *overrides, f"run.name='{name}'", given=given)
+    assert found.loop.start.step == step
+    stop_after(found, 1)
+    assert found.run() == ("stopped" if step + 1 < STEPS else "done")
+    return small.state_hash(small.run_dir(project, name).checkpoint(step + 1)), small.losses(project, name)
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+def test_every_step_follows_from_the_checkpoint_before_it(project: Path, overrides: tuple[str, ...]) -> None:
+    small.training(project, *overrides, *EVERY_STEP, "run.name='whole'").run()
+    whole, losses = small.run_dir(project, "whole"), small.losses(project, "whole")
+    hashes = [small.state_hash(whole.checkpoint(step)) for step in range(1, STEPS + 1)]
+    assert len(set(hashes)) == STEPS
+    for step in range(1, STEPS):
+        state, seen = one_step_from(project, step, *overrides)
+        assert state == hashes[step], step
+        assert seen == {step + 1: losses[step + 1]}
+
+
+def test_two_processes_resume_bit_for_bit(project: Path) -> None:
+    def whole() -> None:
+        small.training(project, *EVERY_STEP, "run.name='whole'", "training.gradient_accumulation=2").run()
+
+    def resumed() -> dict[int, float]:
+        given = small.run_dir(project, "whole").checkpoint(2)
+        found = small.training(project, "run.name='resumed'", "training.gradient_accumulation=2", given=given)
+        found.run()
+        return small.losses(project, "resumed") if found.loop.accelerator.is_main_process else {}
+
+    ranks(2, whole)
+    losses = ranks(2, resumed)[0]
+    first, second = small.run_dir(project, "whole"), small.run_dir(project, "resumed")
+    assert small.state_hash(first.checkpoint(STEPS)) == small.state_hash(second.checkpoint(STEPS))
+    assert losses == {step: loss for step, loss in small.losses(project, "whole").items() if step > 2}
+
+
+def test_previews_measurements_and_saves_change_nothing(project: Path) -> None:
+    # Holding images out changes what trains, so that the measuring of them is what differs.
+    quiet = ("validation={split=0.3,every='1h',images=1,training_images=0,draws=1}", "run.name='quiet'")
+    busy = (
+        "samples={prompts=['a cat','a dog'],width=16,height=16,steps=2,every=1,at_start=true}",
+        "validation={split=0.3,every=1,images=2,training_images=2,draws=2}",
+        "save.every=1",
+        "training.preflight=true",
+        "run.name='busy'",
+    )
+    for overrides in (quiet, busy):
+        small.training(project, "lora.dropout=0.5", *overrides).run()
+    states = {small.state_hash(small.run_dir(project, name).checkpoint(STEPS)) for name in ("quiet", "busy")}
+    assert len(states) == 1
+    assert small.losses(project, "quiet") == small.losses(project, "busy")
+
+
+def test_the_command_line_resumes_in_a_new_process_to_the_same_file(project: Path) -> None:
+    def file(name: str) -> bytes:
+        return (project.parent / "output" / name / f"{name}.safetensors").read_bytes()
+
+    small.training(project, "run.name='aaaaa'").run()
+    stopped = small.training(project, "run.name='bbbbb'")
+    stop_after(stopped, 3)
+    assert stopped.run() == "stopped"
+    command = [sys.executable, "-m", "trainer", "train", str(project), "--resume", "--set", "run.name='bbbbb'"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step 3" in done.stdout
+    one, other = file("aaaaa"), file("bbbbb")
+    behind_header = 8 + int.from_bytes(one[:8], "little"), 8 + int.from_bytes(other[:8], "little")
+    assert one[behind_header[0] :] == other[behind_header[1] :]
+
+
+def test_forked_processes_train_as_their_parent_does(project: Path) -> None:
+    """What the tests beside this one rely on."""
+    small.training(project, "run.name='here'").run()
+    forked(lambda: small.training(project, "run.name='there'").run()).returned()
+    here, there = (small.run_dir(project, name).checkpoint(STEPS) for name in ("here", "there"))
+    assert small.state_hash(here) == small.state_hash(there)
