@@ -74,6 +74,17 @@ def noise(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run with the same [validation].")],
+) -> None:
+    """Tell whether a setting helped: two runs on the same held-out images, paired, with an interval."""
+    from trainer import commands
+
+    commands.compare(first, second)
+
+
+@app.command()
 def plugins() -> None:
     """List the plugins that are installed."""
     from trainer import commands

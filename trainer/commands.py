@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer import config_io, registry
+from trainer import config_io, measurements, registry
 from trainer.config_checks import notes
 from trainer.console import Console
+from trainer.errors import UserError
 from trainer.quiet import quiet
+from trainer.run_dir import RunDir
 
 
 def train(path: Path, overrides: Sequence[str], *, resume: bool, given: Path | None = None) -> str:
@@ -53,6 +56,27 @@ def noise(path: Path, overrides: Sequence[str], *, images: int) -> None:
     )
     latents = noise_run.latents_of(sample, family, accelerator.device, console)
     noise_run.write_and_tell(latents, asked, build.run_dir_of(config), console)
+
+
+def compare(first: Path, second: Path) -> None:
+    comparison = importlib.import_module("trainer.reports.comparison")  # what it imports takes a second
+    found = [_measured(path) for path in (first, second)]
+    compared = comparison.compare(*found)
+    configs = [tomllib.loads(RunDir(path).config.read_text(encoding="utf-8")) for path in (first, second)]
+    console = Console()
+    names = [path.resolve().name for path in (first, second)]
+    for line in [*comparison.settings(*configs), *comparison.lines(compared, *names)]:
+        console.say(line)
+
+
+def _measured(path: Path) -> measurements.Measurements:
+    found = measurements.read(RunDir(path).validation)
+    if found is None:
+        raise UserError(
+            f"{path}: no run with a validation. Expected the folder of a run whose config has validation.split or "
+            "[[validation.datasets]]."
+        )
+    return found
 
 
 def plugins() -> None:

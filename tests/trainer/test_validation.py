@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.test_training import losses, same, weights
-from trainer import lora, measurements, registry, validation
+from trainer import commands, lora, measurements, registry, validation
 from trainer.batch import Batch, Geometry
-from trainer.build import Training
+from trainer.errors import UserError
 from trainer.measurements import Answers, Measurements, Picture, Questions
 from trainer.run_dir import RunDir
 from trainer.validation import Asked
@@ -39,6 +39,20 @@ def found(project: Path, name: str = "run") -> Measurements:
     read = measurements.read(folder(project, name).validation)
     assert read is not None
     return read
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Validator]:
+    """Every validator that is built, the newest last."""
+    found: list[Validator] = []
+    real = Validator.__post_init__
+
+    def remember(self: Validator) -> None:
+        real(self)
+        found.append(self)
+
+    monkeypatch.setattr(Validator, "__post_init__", remember)
+    return found
 
 
 def test_timesteps_are_stratified_and_independent_of_other_images() -> None:
@@ -130,19 +144,15 @@ def test_base_and_questions_are_the_same_for_every_setting(project: Path) -> Non
     assert not np.allclose(first.checkpoints[0].losses, second.checkpoints[0].losses, rtol=1e-6)
 
 
-def test_the_base_is_what_the_network_answers_without_the_adapter(project: Path) -> None:
+def test_the_base_is_what_the_network_answers_without_the_adapter(project: Path, made: list[Validator]) -> None:
     """Also when it is measured late: at strength 0 the trained LoRA is not there."""
     run = runs.train(project, *MEASURED, "optimizer.lr=1e-2")
     first = found(project).base
-    validator = the_validator(run)
+    validator = made[-1]
     assert first is not None
     assert np.array_equal(validator._base().losses, first.losses)
     assert not np.allclose(validator._losses(), first.losses, rtol=1e-4)
     assert lora.adapters(run.family)[0].layer.scaling["default"] == 0.5  # as it was
-
-
-def the_validator(run: Training) -> Validator:
-    return next(p.act.__self__ for p in run.loop.periodic if getattr(p.act, "__func__", None) is Validator.conclude)
 
 
 def test_a_resumed_run_measures_what_the_uninterrupted_one_does(project: Path) -> None:
@@ -180,21 +190,20 @@ def test_report_events_and_the_best_are_written(project: Path) -> None:
     assert all(torch.equal(tensor, load_file(known)[name]) for name, tensor in best.items())
 
 
-def test_the_best_checkpoint_outlives_newer_ones(project: Path) -> None:
+def test_the_best_checkpoint_outlives_newer_ones(project: Path, made: list[Validator]) -> None:
     run = runs.training(project, *MEASURED, "training.steps=8", "save.every=2", "save.keep=1")
     course = iter([1.0, 0.8, 0.5, 0.7, 0.9])  # the base, then steps 2, 4, 6, 8
-    validator = the_validator(run)
-    validator._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    made[-1]._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
     run.run()
     assert [p.name for p in sorted(folder(project).checkpoints.iterdir())] == ["step-000004", "step-000008"]
-    again = runs.training(project, *MEASURED, "training.steps=9", "save.every=2", "save.keep=1", resume=True)
-    assert the_validator(again).worth_keeping == {4}
+    runs.training(project, *MEASURED, "training.steps=9", "save.every=2", "save.keep=1", resume=True)
+    assert made[-1].worth_keeping == {4}
 
 
-def test_early_stop_ends_the_run_as_done(project: Path) -> None:
+def test_early_stop_ends_the_run_as_done(project: Path, made: list[Validator]) -> None:
     run = runs.training(project, *MEASURED, "training.steps=20", "validation.early_stop=2")
     course = iter([1.0, 0.8, 0.5, 0.7, 0.6, 0.1])
-    the_validator(run)._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    made[-1]._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
     assert run.run() == "done"
     output = folder(project)
     assert output.finished
@@ -203,10 +212,10 @@ def test_early_stop_ends_the_run_as_done(project: Path) -> None:
     assert any("the run ends here (validation.early_stop)" in e.get("message", "") for e in output.events())
 
 
-def test_a_loss_that_is_not_finite_is_told_and_never_the_best(project: Path) -> None:
+def test_a_loss_that_is_not_finite_is_told_and_never_the_best(project: Path, made: list[Validator]) -> None:
     run = runs.training(project, *MEASURED)
     course = iter([1.0, np.nan, 0.5])
-    the_validator(run)._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
+    made[-1]._losses = lambda: np.full((4, 2), next(course))  # type: ignore[method-assign]
     run.run()
     assert [c.step for c in found(project).checkpoints] == [4]
     assert any("NaN" in e.get("message", "") for e in folder(project).events())
@@ -227,3 +236,16 @@ def test_answers_survive_the_file_bit_for_bit(tmp_path: Path) -> None:
     assert measurements.known(tmp_path, questions, 6).checkpoints == ()
     other = Questions(4, "epsilon", 1000, questions.pictures)
     assert measurements.known(tmp_path, other, 9).base is None
+
+
+def test_compare_tells_two_runs_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the command's own code: what differs, by how much, and where the files are not runs."""
+    for name, rate in (("slow", "1e-5"), ("fast", "3e-3")):
+        runs.train(project, *MEASURED, "training.steps=2", f"run.name='{name}'", f"optimizer.lr={rate}")
+    one, other = folder(project, "slow").path, folder(project, "fast").path
+    commands.compare(one, other)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "optimizer.lr: 1e-05 -> 0.003"
+    assert told[1].startswith("at step 2: fast against slow: +")
+    with pytest.raises(UserError, match="no run with a validation"):
+        commands.compare(one, project.parent)

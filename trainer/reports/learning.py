@@ -193,17 +193,16 @@ def _changes(rows: _Rows, base: Answers, best: Answers) -> tuple[ImageChange, ..
 
 
 def verdict(found: Learning) -> str:
-    """One sentence, as it stands at the end of a run."""
+    """One sentence, as it stands at the end of a run: the best state first, since that is the one to use."""
     best, last = found.at(found.best), found.last
-    parts = [f"{against_base(last.improvement)} on {found.images} held-out images"]
-    if last.improvement is None:
-        parts = [f"held-out loss {last.loss:.4f} on {found.images} images (the base was not measured)"]
-    if found.best != last.step:
-        detail = "" if best.improvement is None else f" ({percent(best.improvement)})"
-        parts.append(f"best at step {found.best}{detail}")
-    elif len(found.checkpoints) > 1:
-        more = ": more steps may help" if found.still_improving else ""
-        parts.append(f"best at the end (step {found.best}){more}")
+    images = f"on {found.images} held-out images"
+    if last is best:
+        parts = [f"{_standing(best)} {images}"]
+        if len(found.checkpoints) > 1:
+            more = ": more steps may help" if found.still_improving else ""
+            parts.append(f"best at the end (step {best.step}){more}")
+    else:
+        parts = [f"best at step {best.step}: {_standing(best)} {images}", f"at the end: {_standing(last)}"]
     if found.memorising_since is not None:
         parts.append(f"memorising since step {found.memorising_since}")
     elif found.worsening_since is not None:
@@ -212,10 +211,12 @@ def verdict(found: Learning) -> str:
     return "; ".join(parts)
 
 
-def against_base(found: Estimate | None) -> str:
+def _standing(at: Checkpoint) -> str:
+    return f"loss {at.loss:.4f}" if at.improvement is None else against_base(at.improvement)
+
+
+def against_base(found: Estimate) -> str:
     """ "better than the base by 3.1 % (95 %: 2.6 to 3.6)", or worse, or not distinguishable."""
-    if found is None:
-        return "not compared with the base"
     unsure = found.low is None or found.high is None
     if found.better or (unsure and found.mean > 0):
         return f"better than the base by {percent(found)}"
@@ -228,8 +229,14 @@ def percent(found: Estimate, *, signed: bool = False) -> str:
     """3.1 % (95 %: 2.6 to 3.6), with more digits where the interval is narrow."""
     mark = "+" if signed else ""
     if found.low is None or found.high is None:
-        return f"{100 * found.mean:{mark}.1f} % (too few images for an interval)"
+        return f"{_shown(found.mean, 1, mark)} % (too few images for an interval)"
     width = 100 * (found.high - found.low)
     digits = next((n for n in (1, 2) if width >= 2 * 0.1**n), 3)
-    mean, low, high = (f"{100 * share:{mark}.{digits}f}" for share in (found.mean, found.low, found.high))
+    mean, low, high = (_shown(share, digits, mark) for share in (found.mean, found.low, found.high))
     return f"{mean} % (95 %: {low} to {high})"
+
+
+def _shown(share: float, digits: int, mark: str) -> str:
+    """In percent. What rounds to zero has no sign."""
+    value = round(100 * share, digits)
+    return f"{value:{mark if value else ''}.{digits}f}" if value else f"{0:.{digits}f}"

@@ -63,9 +63,9 @@ def test_memorising_is_named_with_the_step_where_it_began() -> None:
     assert found.best == 200
     assert found.memorising_since == 300
     assert found.worsening_since is None
-    assert "worse than the base by" in found.verdict
-    assert "best at step 200 (" in found.verdict
-    assert found.verdict.endswith("memorising since step 300")
+    assert found.verdict.startswith("best at step 200: better than the base by 8.")
+    assert "; at the end: worse than the base by 5." in found.verdict
+    assert found.verdict.endswith("; memorising since step 300")
 
 
 def test_a_run_that_breaks_is_not_called_memorising() -> None:
@@ -103,7 +103,10 @@ def test_few_images_give_no_interval_but_a_direction() -> None:
 def test_without_the_base_only_the_loss_is_told() -> None:
     found = run([(0.97, 0.9), (0.92, 0.8)], base=False)
     assert found.last.improvement is None
-    assert "the base was not measured" in found.verdict
+    assert (
+        found.verdict
+        == f"loss {found.last.loss:.4f} on 30 held-out images; best at the end (step 200): more steps may help"
+    )
     assert found.best == 200
 
 
@@ -136,6 +139,7 @@ def test_the_report_is_plain_json() -> None:
     [
         (Estimate(0.031, 0.026, 0.036), "3.1 % (95 %: 2.6 to 3.6)"),
         (Estimate(0.00128, 0.00126, 0.00132), "0.128 % (95 %: 0.126 to 0.132)"),
+        (Estimate(-0.0001, -0.002, 0.0019), "0.0 % (95 %: -0.2 to 0.2)"),
         (Estimate(0.03), "3.0 % (too few images for an interval)"),
     ],
 )
