@@ -96,6 +96,15 @@ class Model(Section):
         "random: take only the architecture of a diffusers folder and start its UNet and text encoder anew.",
     )
     vae: str = key("", "Another VAE than the base's: a file or a diffusers folder.", path=True)
+    clip_skip: int = key(
+        0,
+        "The text encoder's layer that is used, counted from the end; 0 and 1 = the last. SDXL ignores it.",
+        ge=0,
+        le=32,
+    )
+    max_tokens: Literal[75, 150, 225] = key(
+        75, "Longest caption in tokens; the rest is cut off.", kohya=("max_token_length",)
+    )
     tokenizer: str = key("", "A folder with the tokenizer; empty looks beside the base, then elsewhere.", path=True)
 
 
@@ -146,6 +155,26 @@ class Lora(Section):
     conv_alpha: float = key(1.0, "alpha of the 3x3 convolutions.", gt=0)
     dropout: float = key(
         0.0, "Share of an adapter's inputs dropped in training.", ge=0, lt=1, kohya=("network_dropout",)
+    )
+    rank_dropout: float = key(0.0, "Share of an adapter's ranks dropped in training, sample by sample.", ge=0, lt=1)
+    module_dropout: float = key(0.0, "Share of steps in which an adapter is left out as a whole.", ge=0, lt=1)
+    method: Literal["lora", "dora", "loha", "lokr"] = key(
+        "lora",
+        "The kind of adapter: dora also learns the length of each row, loha and lokr (LyCORIS) put more into fewer "
+        "numbers. Not every program reads the last three.",
+        kohya=("network_module", "algo"),
+    )
+    ranks: dict[str, Annotated[int, Field(ge=0, le=4096)]] = key(
+        {},
+        'Other ranks for blocks by the beginning of their names, e.g. {"unet.down_blocks" = 8}; 0 = no adapter. '
+        "alpha / rank stays.",
+        kohya=("block_dims", "conv_block_dims"),
+    )
+    init_from: str = key(
+        "",
+        "A LoRA file to go on from, of the same rank: ours, kohya's, diffusers' or peft's.",
+        path=True,
+        kohya=("network_weights",),
     )
 
 
@@ -298,6 +327,11 @@ class Save(Section):
         unit="steps",
     )
     dtype: Literal["fp32", "fp16", "bf16"] = key("fp16", "Storage of saved weights.", kohya=("save_precision",))
+    full: Literal["folder", "file", "both"] = key(
+        "folder",
+        "A full fine-tune's result: a diffusers folder, one file as ComfyUI and A1111 load it, or both.",
+        kohya=("save_model_as",),
+    )
     keep: int = key(
         2, "Checkpoints that are kept to resume from, the newest ones.", ge=1, kohya=("save_last_n_steps_state",)
     )

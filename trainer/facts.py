@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from trainer import registry
+from trainer.base_hashes import base_hashes
 from trainer.config import BaseConfig
 from trainer.data.dataset import Dataset
 from trainer.loop import Pace
-from trainer.metadata import TrainingFacts, lora_metadata
+from trainer.metadata import TrainingFacts, checkpoint_metadata, lora_metadata
 from trainer.protocols import Family
 
 
@@ -20,11 +23,13 @@ def metadata_of(
 ) -> Callable[[int], dict[str, str]]:
     """The metadata after a number of steps, for a LoRA file."""
     started = time.time()
-    noise = noise_metadata(config)
+    told = noise_metadata(config) | run_metadata(config, family)
     folders = dataset_dirs(dataset)
     tags = tag_frequency(dataset)
     options = dataset.groups[0]
-    sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
+    sides = resolution_of(dataset)
+    triggers = sorted({item.source.options.trigger for item in dataset.items} - {""})
+    hashes = cache(lambda: base_hashes(Path(config.model.base)))  # reads the whole file: when it is first asked for
 
     def after(step: int) -> dict[str, str]:
         return lora_metadata(
@@ -48,6 +53,10 @@ def metadata_of(
                 max_steps=pace.steps,
                 epoch=step * pace.accumulation * processes // pace.batches_per_epoch,
                 resolution=sides,
+                method=config.lora.method,
+                implementation=family.implementation,
+                trigger=", ".join(triggers),
+                batches_per_epoch=pace.batches_per_epoch,
                 batch_size=options.batch_size,
                 gradient_accumulation=pace.accumulation,
                 images=sum(item.repeats for item in dataset.items),
@@ -57,11 +66,57 @@ def metadata_of(
                 finished_at=time.time(),
                 tag_frequency=tags,
                 dataset_dirs=folders,
-                extra=noise | {"ss_lr_scheduler": config.schedule.name, "ss_max_grad_norm": pace.max_grad_norm},
+                extra=told | hashes() | {"ss_max_grad_norm": pace.max_grad_norm},
             )
         )
 
     return after
+
+
+def model_metadata_of(config: BaseConfig, family: Family, dataset: Dataset) -> Callable[[], dict[str, str]]:
+    """The header of a whole model in one file."""
+
+    def now() -> dict[str, str]:
+        return checkpoint_metadata(
+            output_name=config.run.name,
+            architecture=family.architecture,
+            prediction=family.prediction,
+            resolution=resolution_of(dataset),
+            finished_at=time.time(),
+        )
+
+    return now
+
+
+def resolution_of(dataset: Dataset) -> tuple[int, int]:
+    """(width, height) that the first group of images trains at."""
+    side = dataset.groups[0].resolution
+    return (side, side) if isinstance(side, int) else side
+
+
+def run_metadata(config: BaseConfig, family: Family) -> dict[str, object]:
+    """The settings under kohya's names, those that it has names for."""
+    c = config
+    return {
+        "ss_session_id": int.from_bytes(os.urandom(4), "little"),
+        "ss_lr_scheduler": c.schedule.name,
+        "ss_lr_warmup_steps": c.schedule.warmup,
+        "ss_gradient_checkpointing": c.training.gradient_checkpointing,
+        "ss_mixed_precision": {"fp32": "no"}.get(c.training.precision, c.training.precision),
+        "ss_network_dropout": c.lora.dropout or None,
+        "ss_clip_skip": c.model.clip_skip or None,
+        "ss_max_token_length": c.model.max_tokens,
+        "ss_cache_latents": c.data.cache_latents,
+        "ss_prior_loss_weight": c.data.prior_loss_weight,
+        "ss_caption_dropout_rate": c.general.caption_dropout_rate,
+        "ss_min_snr_gamma": c.loss.gamma if c.loss.weighting == "min_snr" else None,
+        "ss_debiased_estimation": c.loss.weighting == "debiased",
+        "ss_loss_type": c.loss.kind,
+        "ss_huber_schedule": c.loss.huber_schedule,
+        "ss_huber_c": c.loss.huber_c,
+        "ss_zero_terminal_snr": float(family.alphas_cumprod[-1]) == 0,
+        "ss_vae_name": Path(c.model.vae).name or None,
+    }
 
 
 def noise_metadata(config: BaseConfig) -> dict[str, object]:

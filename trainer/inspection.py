@@ -54,6 +54,11 @@ def inspect(path: Path) -> Inspection:
     return _of_checkpoint(path, header)
 
 
+def not_finite(path: Path) -> list[str]:
+    """Names of the tensors of a file that hold NaN or infinity. Raises UserError when it cannot be read."""
+    return list(_broken(path, read_header(path)))
+
+
 def _of_lora(path: Path, header: Header) -> Inspection:
     file = lora_file.read(path)
     kinds = Counter("dora" if m.magnitude is not None else m.kind for m in file.modules.values())

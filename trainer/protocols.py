@@ -87,6 +87,7 @@ class Family(Protocol):
     name: str  # the plugin's file name
     base_version: str  # kohya's ss_base_model_version, e.g. "sd_v1"
     architecture: str  # Stability's modelspec.architecture, e.g. "stable-diffusion-v1"
+    implementation: str  # Stability's modelspec.implementation: whose names the modules of a LoRA file carry
     prediction: str  # name of the objective that the base was trained with
     alphas_cumprod: Tensor  # (timesteps,) float32, of the base's noise schedule
     latent_factor: int  # pixels per latent cell along one side

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import torch
 
-from trainer import lora, lora_file
-from trainer.atomic import write_folder
+from trainer import lora
+from trainer.atomic import write_file, write_folder
+from trainer.errors import UserError
+from trainer.inspection import not_finite
 from trainer.protocols import Family
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -45,17 +47,32 @@ class LoraResult:
 
     def save(self, stem: Path, step: int) -> Path:
         target = stem.with_name(stem.name + ".safetensors")
-        lora_file.write(target, lora.weights(self.family), dtype=self.dtype, metadata=self.metadata(step))
+        lora.save(self.family, target, dtype=self.dtype, metadata=self.metadata(step))
         return target
 
 
 @dataclass(frozen=True)
 class FullResult:
-    """A complete diffusers folder."""
+    """A complete diffusers folder, one file, or both."""
 
     family: Family
     dtype: torch.dtype
+    form: str = "folder"  # "folder", "file" or "both"
+    metadata: Callable[[], dict[str, str]] = dict  # what the header of the file says
 
     def save(self, stem: Path, step: int) -> Path:
-        write_folder(stem, lambda folder: self.family.save(folder, self.dtype))
+        file = stem.with_name(stem.name + ".safetensors")
+        if self.form != "folder":
+            write_file(file, lambda path: self.family.save_file(path, self.dtype, self.metadata()), validate=_sound)
+        if self.form == "file":
+            return file
+        write_folder(stem, lambda folder: self.family.save(folder, self.dtype), validate=_sound)
         return stem
+
+
+def _sound(path: Path) -> None:
+    """Raises UserError when weights just written cannot be read or hold NaN or infinity."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+        broken = not_finite(file)
+        if broken:
+            raise UserError(f"{file.name}: not saved, {len(broken)} tensors hold NaN or infinity, such as {broken[0]}")

@@ -228,7 +228,7 @@ class LatentDiffusion:
             "_diffusers_version": "0.20.0",
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
-            "scheduler": ["diffusers", "DDIMScheduler"],
+            "scheduler": ["diffusers", _noise_schedule.class_name(self.prediction)],
             **{part: ["transformers", type(encoder).__name__] for part, encoder in c.text_encoders.items()},
             **{part: ["transformers", _tokenizer.class_name(t)] for part, t in c.tokenizers.items()},
             **{key: [None, None] if value is None else value for key, value in self.pipeline_extras.items()},

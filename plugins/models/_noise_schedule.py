@@ -9,17 +9,21 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from plugins.models import _modules
+from plugins.models._flow_sampler import FlowSampler
 from trainer.errors import UserError
 
 # diffusers' prediction_type -> the objective's name; the aliases are those of the objectives.
-_OBJECTIVES = {"epsilon": "epsilon", "v_prediction": "velocity"}
-_ALIASES = {"eps": "epsilon", "noise": "epsilon", "v": "velocity", "v_prediction": "velocity"}
+_OBJECTIVES = {"epsilon": "epsilon", "v_prediction": "velocity", "flow_prediction": "flow"}
+_ALIASES = {"eps": "epsilon", "noise": "epsilon", "v": "velocity", "rectified_flow": "flow", **_OBJECTIVES}
+_FLOW_CLASS = "FlowMatch"  # how diffusers' schedulers of flows begin
 
 
 def objective(config: Mapping[str, Any], asked: str, where: str) -> str:
     """The objective's name: `asked`, or what the scheduler's config says when that is "auto"."""
     if asked != "auto":
         return _ALIASES.get(asked, asked)
+    if str(config.get("_class_name", "")).startswith(_FLOW_CLASS):
+        return "flow"
     stated = config.get("prediction_type", "epsilon")
     if stated not in _OBJECTIVES:
         raise UserError(f"{where}: prediction_type is {stated!r}; expected one of {', '.join(_OBJECTIVES)}")
@@ -31,11 +35,13 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
     return _modules.build(lambda: DDPMScheduler.from_config(dict(config)), where, empty=False).alphas_cumprod
 
 
-def sampler(config: Mapping[str, Any], prediction: str) -> DDIMScheduler:
-    """A deterministic DDIM over the same schedule for the given objective.
+def sampler(config: Mapping[str, Any], prediction: str) -> Any:
+    """A deterministic DDIM over the same schedule for the given objective; Euler steps for a flow.
 
     Zero terminal SNR needs the last timestep, which only trailing spacing visits (Lin et al. 2023, arXiv 2305.08891).
     """
+    if prediction == "flow":
+        return FlowSampler(num_train_timesteps=config.get("num_train_timesteps", 1000))
     types = {name: diffusers_name for diffusers_name, name in _OBJECTIVES.items()}
     spacing = "trailing" if config.get("rescale_betas_zero_snr") else config.get("timestep_spacing", "leading")
     return DDIMScheduler.from_config(
@@ -45,3 +51,8 @@ def sampler(config: Mapping[str, Any], prediction: str) -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=config.get("set_alpha_to_one", False),
     )
+
+
+def class_name(prediction: str) -> str:
+    """diffusers' class of the sampler, for model_index.json."""
+    return "FlowMatchEulerDiscreteScheduler" if prediction == "flow" else "DDIMScheduler"

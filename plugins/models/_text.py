@@ -12,11 +12,20 @@ from torch import Tensor
 from plugins.models._modules import Network
 from trainer.errors import UserError
 
+_SHARE = 75  # tokens of a caption in one chunk of CLIP's 77
+
 
 @dataclass(frozen=True)
 class TextSettings:
     clip_skip: int = 0  # 0 or 1 = the last layer, n = the n-th from the end (SD 1.x and 2.x)
     chunks: int = 1  # of as many tokens as the tokenizer has positions, less two: 75, 150, 225 for CLIP
+
+    @classmethod
+    def of(cls, clip_skip: int, max_tokens: int) -> TextSettings:
+        """max_tokens: kohya's 75, 150 or 225. Raises UserError for another number."""
+        if max_tokens < _SHARE or max_tokens % _SHARE:
+            raise UserError(f"model.max_tokens: {max_tokens}; expected 75, 150 or 225 (whole chunks of {_SHARE})")
+        return cls(clip_skip, max_tokens // _SHARE)
 
 
 @dataclass(frozen=True)

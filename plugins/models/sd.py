@@ -44,6 +44,7 @@ class StableDiffusion(LatentDiffusion):
     """SD 1.x and 2.x of any size; `load` finds the parts."""
 
     name = "sd"
+    implementation = "diffusers"
     layouts = LAYOUTS
     pipeline_class = StableDiffusionPipeline
     pipeline_extras: ClassVar[dict[str, Any]] = {
@@ -90,7 +91,8 @@ class StableDiffusion(LatentDiffusion):
         init: str = "pretrained",
         tokenizer: str = "",
         vae: str = "",
-        text: TextSettings | None = None,
+        clip_skip: int = 0,
+        max_tokens: int = 75,
     ) -> StableDiffusion:
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
@@ -116,7 +118,7 @@ class StableDiffusion(LatentDiffusion):
             sources={"vae": vae_source} | ({} if fresh else {"unet": source, "text_encoder": source}),
             notes=notes,
         )
-        return cls(components, text)
+        return cls(components, TextSettings.of(clip_skip, max_tokens))
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """The chosen layer's states after the final layer norm: hidden (B, T, E) float32, nothing pooled."""

@@ -36,6 +36,7 @@ class StableDiffusionXL(LatentDiffusion):
     """SDXL base and its fine-tunes, of any size; `load` finds the parts."""
 
     name = "sdxl"
+    implementation = "https://github.com/Stability-AI/generative-models"
     layouts: ClassVar[dict[str, Layout]] = {"sdxl": LAYOUT}
     base_version = "sdxl_base_v1-0"
     architecture = "stable-diffusion-xl-v1-base"
@@ -68,12 +69,14 @@ class StableDiffusionXL(LatentDiffusion):
         init: str = "pretrained",
         tokenizer: str = "",
         vae: str = "",
-        text: TextSettings | None = None,
+        clip_skip: int = 0,
+        max_tokens: int = 75,
     ) -> StableDiffusionXL:
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
         init "random" takes only the architecture: UNet and text encoders start anew from torch's random state, while
-        the VAE, the tokenizers and the noise schedule are the base's.
+        the VAE, the tokenizers and the noise schedule are the base's. clip_skip has no effect: SDXL always uses the
+        last but one layers.
         """
         source = _loading.open_base(base, cls.layouts)
         fresh = init == "random"
@@ -96,7 +99,7 @@ class StableDiffusionXL(LatentDiffusion):
             layout=LAYOUT,
             sources={"vae": vae_source} | ({} if fresh else dict.fromkeys(("unet", *encoders), source)),
         )
-        return cls(components, text)
+        return cls(components, TextSettings.of(clip_skip, max_tokens))
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """hidden (B, T, E1 + E2) float32, of both encoders' last but one layers; pooled (B, P) of the second."""

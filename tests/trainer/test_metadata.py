@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from trainer.metadata import TrainingFacts, lora_metadata
+from trainer.metadata import TrainingFacts, checkpoint_metadata, lora_metadata
 
 FACTS = TrainingFacts(
     output_name="my-style",
@@ -58,6 +58,33 @@ def test_convolution_ranks_are_network_arguments() -> None:
     assert "ss_network_args" not in lora_metadata(FACTS)
     arguments = lora_metadata(replace(FACTS, conv_rank=4, conv_alpha=2.0))["ss_network_args"]
     assert json.loads(arguments) == {"conv_dim": "4", "conv_alpha": "2.0"}
+
+
+def test_other_kinds_name_the_reader_that_knows_them() -> None:
+    metadata = lora_metadata(replace(FACTS, method="loha", conv_rank=2))
+    assert metadata["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(metadata["ss_network_args"]) == {"algo": "loha", "conv_dim": "2", "conv_alpha": "1.0"}
+
+
+def test_trigger_and_comment_are_told_in_the_standard_too() -> None:
+    metadata = lora_metadata(replace(FACTS, trigger="ohwx", comment="first try"))
+    assert metadata["modelspec.trigger_phrase"] == "ohwx"
+    assert metadata["modelspec.description"] == metadata["ss_training_comment"] == "first try"
+    assert "modelspec.trigger_phrase" not in lora_metadata(FACTS)
+
+
+def test_a_whole_model_has_the_standards_keys() -> None:
+    metadata = checkpoint_metadata(
+        output_name="m", architecture="stable-diffusion-v1", prediction="velocity", resolution=(512, 512), finished_at=0
+    )
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1"
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert all(key.startswith("modelspec.") for key in metadata)
+
+
+def test_epochs_are_counted_from_batches() -> None:
+    metadata = lora_metadata(replace(FACTS, batches_per_epoch=300))
+    assert (metadata["ss_num_epochs"], metadata["ss_num_batches_per_epoch"]) == ("6", "300")
 
 
 def test_v_prediction_is_called_v() -> None:

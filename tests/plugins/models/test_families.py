@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, Sta
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from plugins.models._text import TextSettings
 from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
 from tests.tiny import tiny_sd, tiny_sdxl
@@ -194,6 +193,28 @@ def test_another_prediction_can_be_asked_for(tmp_path: Path) -> None:
     assert family.pipeline().scheduler.config.prediction_type == "v_prediction"
 
 
+def test_a_flow_is_sampled_along_straight_paths(tmp_path: Path) -> None:
+    """With a network that knows the way, any number of steps ends at the clean latent."""
+    family = StableDiffusion.load(str(tiny_sd(tmp_path / "b")), prediction="flow")
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    asked = []
+
+    def perfect(noisy: torch.Tensor, timestep: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        share = (timestep + 1) / 1000  # as the flow objective mixes
+        asked.append(float(timestep))
+        return ((noisy - clean) / share,)
+
+    pipe = family.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.unet.forward = perfect
+    given = {"guidance_scale": 1.0, "num_inference_steps": 4, "output_type": "latent", "height": 32, "width": 32}
+    latents = pipe("a cat", generator=torch.Generator().manual_seed(0), **given).images
+    torch.testing.assert_close(latents, clean, atol=1e-5, rtol=1e-5)
+    assert asked == [999, 749, 499, 249]
+    family.save(tmp_path / "saved", torch.float32)
+    assert StableDiffusion.load(str(tmp_path / "saved")).prediction == "flow"
+
+
 def test_samples_come_out_of_the_live_modules(loaded: tuple[Any, Path]) -> None:
     family, _ = loaded
     pipe = family.pipeline()
@@ -217,12 +238,12 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(tmp_path: Path)
     ids = plain.tokenizer(WORDS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     states = plain.text_encoder(ids, output_hidden_states=True).hidden_states
     expected = plain.text_encoder.final_layer_norm(states[-2])
-    skipped = StableDiffusion.load(base, text=TextSettings(clip_skip=2)).encode_text(WORDS).hidden
+    skipped = StableDiffusion.load(base, clip_skip=2).encode_text(WORDS).hidden
     assert torch.equal(skipped, expected)
-    one = StableDiffusion.load(base, text=TextSettings(clip_skip=1)).encode_text(WORDS).hidden
+    one = StableDiffusion.load(base, clip_skip=1).encode_text(WORDS).hidden
     assert torch.equal(one, plain.encode_text(WORDS).hidden)
     with pytest.raises(UserError, match="only 2 layers"):
-        StableDiffusion.load(base, text=TextSettings(clip_skip=3))
+        StableDiffusion.load(base, clip_skip=3)
 
 
 def test_adapters_and_their_base_have_no_part_in_the_saved_weights(tmp_path: Path) -> None:
