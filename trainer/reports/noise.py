@@ -17,8 +17,8 @@ from trainer.reports.cost import milliseconds, peak_bytes
 from trainer.reports.noise_effect import Effect, Latents, acting_timesteps, effect, paired_together
 from trainer.reports.noise_shift import REFERENCE_PULL, Schedule, flow_time
 
-DRAWS = 8192  # per setting
-MOST_NUMBERS = {"cpu": 2**27, "cuda": 2**31}  # drawn per setting: seconds each
+DRAWS = 4096  # per setting
+MOST_NUMBERS = {"cpu": 2**26, "cuda": 2**30}  # drawn per setting: seconds each
 FEWEST_DRAWS = 512
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -76,10 +76,6 @@ class Compared:
 
     def label(self, setting: Setting) -> str:
         return f"{self.headline} = {setting.value}"
-
-    def as_strong_as(self, pull: float) -> float | None:
-        """The value of the setting that pulls this much; None when none of those that were measured pulls so much."""
-        return value_with_pull([(s.value, s.effect.pull) for s in self.settings if isinstance(s.value, int)], pull)
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,21 @@
-"""Says in plain words what the noise report's numbers mean for this dataset, and warns in one line before a run."""
+"""Says in plain words what the noise report's numbers mean for this dataset."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from pydantic import BaseModel
-
-from trainer import registry
-from trainer.protocols import NoiseStage
 from trainer.reports.html import Mood
-from trainer.reports.noise import NoiseReport, value_with_pull
-from trainer.reports.noise_effect import Effect, Latents, effect, paired_together
+from trainer.reports.noise import Compared, NoiseReport, value_with_pull
+from trainer.reports.noise_effect import Effect
 from trainer.reports.noise_shift import REFERENCE_PULL, Schedule
 
 REFERENCE = "the authors' nearest of 64 at 4x32x32"
 STRONG = 1.4  # times the reference: above what the authors used themselves, but for their largest pools
 WEAK = 0.6
 ALIKE = 0.3  # of the latents' energy in common
-FEW = 200  # images: below, the mean noise drifts whatever they show
-ROUGH_NUMBERS = 2**22  # drawn for a warning: well below a second
+FEW = 50  # images
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,12 @@ def headline(report: NoiseReport) -> str:
         return "This run uses plain noise; below is what pairing it with your images would do."
     stage, s = report.configured
     t = len(report.schedule) // 2
+    whole = stage.acts_to - stage.acts_from >= report.timesteps - 1
+    where = "" if whole else f" It acts at timesteps {stage.acts_from} to {stage.acts_to}, about, and nowhere else."
     return (
         f"With {stage.name} at {stage.label(s)} the noise leans {s.effect.alignment_sigma:.2f} sigma towards each "
-        f"image: t = {t} trains as t = {_acts(report.schedule, s.effect, t):.0f} would with plain noise, "
-        f"{_times(s.strength)} {REFERENCE}."
+        f"image: t = {t} trains as t = {acts(report.schedule, s.effect, t):.0f} would with plain noise, "
+        f"{_times(s.strength)} {REFERENCE}.{where}"
     )
 
 
@@ -53,7 +50,7 @@ def _times(strength: float) -> str:
     return f"{strength:.1f} times the pull of" if strength >= 0.95 else f"{strength:.2f} of the pull of"
 
 
-def _acts(schedule: Schedule, found: Effect, t: int) -> float:
+def acts(schedule: Schedule, found: Effect, t: int) -> float:
     return schedule.acts_as(t, found.pull, found.scale)
 
 
@@ -104,48 +101,62 @@ def _equal(report: NoiseReport) -> Advice | None:
     """Which value is as strong here as the published one."""
     said = []
     for stage in report.stages:
-        values = [s.value for s in stage.settings if isinstance(s.value, int)]
-        if not values:
-            continue
-        value = stage.as_strong_as(REFERENCE_PULL)
-        if value is None:
-            said.append(f"{stage.name}: none up to {stage.headline} = {max(values)}, the largest that was measured")
-        elif value < 2 and min(values) <= 2:
-            said.append(f"{stage.name}: none, {stage.headline} = 2 is stronger already")
-        elif value < min(values):
-            said.append(f"{stage.name}: less than {stage.headline} = {min(values)}, the smallest that was measured")
-        else:
-            said.append(f"{stage.name}: {stage.headline} = {value:.0f}")
+        measured = [(s.value, s.effect.pull) for s in stage.settings if isinstance(s.value, int)]
+        if measured:
+            said.append(f"{stage.name}: {as_strong(stage.headline, measured)}")
     if not said:
         return None
     return Advice("As strong here as published", f"The setting that pulls as hard as {REFERENCE}: {'; '.join(said)}.")
 
 
+def as_strong(headline: str, measured: Sequence[tuple[int, float]]) -> str:
+    """In words, the value that pulls like the reference; measured: (value, pull), ascending."""
+    if not measured:
+        return "a smaller value"
+    least, most = measured[0][0], measured[-1][0]
+    value = value_with_pull(measured, REFERENCE_PULL)
+    if value is None:
+        return f"none up to {headline} = {most}, the largest that was measured"
+    if value > 0.85 * least:  # what was measured is not sharper than that
+        return f"{headline} = {max(least, round(value))}"
+    if least <= 2:
+        return f"none, {headline} = {least} is stronger already"
+    return f"less than {headline} = {least}, the smallest that was measured"
+
+
 def _few(report: NoiseReport) -> Advice | None:
     """Small sets: the noise can say which image it belongs to."""
-    images = report.total_images
-    if images > FEW:
-        return None
-    enough = math.log(max(1, images))
-    said = []
-    for stage in report.stages:
-        known = [s for s in stage.settings if s.information is not None]
-        telling = next((s for s in known if (s.information or 0) >= enough), None)
-        if telling is None:
-            continue
-        below = [s for s in known if (s.information or 0) <= enough / 2]
-        keep = f"; {stage.label(below[-1])} keeps it below half of that" if below else "; so does every larger one"
-        said.append(f"{stage.name}: {stage.label(telling)} ({telling.information:.1f} nats, at most){keep}")
-    if not said:
+    images, own = report.total_images, report.configured
+    if images == 1:
+        return Advice(
+            "A single image",
+            "All noise leans towards the same image: the drift of the mean noise is the whole lean, and drawn images "
+            "start from noise without it.",
+            "caution" if own is not None else "",
+        )
+    enough = math.log(images)
+    tells = own is not None and (own[1].information or 0) >= enough
+    said = [line for stage in report.stages if (line := _telling(stage, enough))]
+    if not said or not (tells or images <= FEW):
         return None
     return Advice(
-        f"A small set: {images} {'image' if images == 1 else 'images'}",
-        f"Telling {images} images apart takes ln {images} = {enough:.1f} nats. From these values on the noise alone "
-        "can do that, so that a network can learn to read the picture off the noise, which is not there when images "
-        f"are drawn: {'; '.join(said)}. The risk is memorising; it was reasoned, not measured. The drift of the mean "
-        "noise, which grows when images are few, does not exist in drawn images either.",
-        "caution" if report.configured is not None else "",
+        f"A small set: {images} images",
+        f"Telling {images} images apart takes ln {images} = {enough:.1f} nats, and noise holds at least that much "
+        f"about its image from these values on: {'; '.join(said)}. A network can then learn to read the picture off "
+        "the noise, which does not work when images are drawn. The risk is memorising; it was reasoned, not measured.",
+        "caution" if tells else "",
     )
+
+
+def _telling(stage: Compared, nats: float) -> str:
+    """The first value whose noise may hold so much, and the last that holds half of it at most."""
+    known = [s for s in stage.settings if s.information is not None]
+    telling = next((s for s in known if (s.information or 0) >= nats), None)
+    if telling is None:
+        return ""
+    below = [s for s in known if (s.information or 0) <= nats / 2]
+    keep = f", while {stage.label(below[-1])} stays below half of it" if below else ""
+    return f"{stage.name} from {stage.label(telling)} ({telling.information:.1f} nats){keep}"
 
 
 def _alike(report: NoiseReport) -> Advice | None:
@@ -167,19 +178,20 @@ def _alike(report: NoiseReport) -> Advice | None:
 
 def _last_timestep(report: NoiseReport) -> Advice | None:
     """Zero-terminal schedules and flow: what pairing adds at the end is the only image there."""
-    if not report.pure_noise_at_the_end:
-        return None
     strongest = report.configured or next(((s, s.settings[-1]) for s in report.stages if s.settings), None)
-    if strongest is None:
+    if not report.pure_noise_at_the_end or strongest is None:
         return None
     stage, s = strongest
+    head = "The last timestep is pure noise in this run"
+    if s.configured and stage.acts_to < report.timesteps - 1:
+        return Advice(head, f"Pairing is kept out of it: it ends at timestep {stage.acts_to}.", "good")
     return Advice(
-        "The last timestep is pure noise in this run",
+        head,
         f"With plain noise nothing of the image is left there. {stage.name} at {stage.label(s)} puts "
         f"{s.effect.alignment_sigma:.1f} sigma of it back (flow: t = 1 acts as {s.flow_time:.3f}), whatever the "
         "resolution, while drawing still starts from pure noise. This is where pairing can do the most harm; a stage's "
         "timesteps setting can keep it out of there.",
-        "caution" if report.configured is not None else "",
+        "caution" if s.configured else "",
     )
 
 
@@ -196,7 +208,7 @@ def _size(report: NoiseReport) -> Advice | None:
     t = len(report.schedule) // 2
     return Advice(
         f"Large latents: {report.dimension:,} numbers",
-        f"Even {stage.name} at {stage.label(s)} makes t = {t} act as {_acts(report.schedule, s.effect, t):.0f}. Twice "
+        f"Even {stage.name} at {stage.label(s)} makes t = {t} act as {acts(report.schedule, s.effect, t):.0f}. Twice "
         "as many pixels on a side halve the pull, and no number of candidates makes up for it: doubling the pull takes "
         "about the fourth power of the value. Expect next to no difference, good or bad.",
     )
@@ -234,77 +246,3 @@ LOSS = (
     "A lower training loss under pairing is no evidence of better images: the inputs have become easier. Compare the "
     "loss on held-out images, which is always measured with plain noise ([validation]), and samples of the same seeds."
 )
-
-
-def warning(
-    latents: Latents, name: str, settings: BaseModel, *, images: int, batch_size: int, schedule: Schedule | None = None
-) -> str | None:
-    """One line when a pairing stage shifts the signal-to-noise ratio of this data strongly, or can tell its images
-    apart by their noise; None when there is nothing to say.
-
-    latents: some of the data's; images: how many there are in all; batch_size: samples that a pool named
-    by the batch holds; schedule: adds what a timestep acts as.
-    """
-    plugin = registry.find("noise", name)
-    if plugin.phase != "pair":
-        return None
-    found = _roughly(plugin(settings), latents, batch_size)
-    label = f"noise.{name} ({plugin.headline} = {getattr(settings, plugin.headline)})"
-    if found.pull > STRONG * REFERENCE_PULL:
-        acts = ""
-        if schedule is not None:
-            t = len(schedule) // 2
-            acts = f" (t = {t} trains as t = {_acts(schedule, found, t):.0f})"
-        size = "x".join(map(str, latents.shape))
-        return (
-            f"note: {label} acts {found.pull / REFERENCE_PULL:.1f} times as strongly on these latents of {size} as "
-            f"{REFERENCE}{acts}; {_instead(plugin, settings, latents, batch_size)}. `noise CONFIG` shows more."
-        )
-    information = getattr(plugin, "information", None)
-    nats = 0.0 if information is None else information(settings, paired_together(plugin(settings), batch_size))
-    if images > 0 and nats > 0 and nats >= math.log(images):
-        return (
-            f"note: {label} puts up to {nats:.1f} nats about an image into its noise; ln {images} = "
-            f"{math.log(images):.1f} tell the {images} images of this set apart. A smaller value lowers the risk of "
-            "memorising; `noise CONFIG` shows more."
-        )
-    return None
-
-
-def assumed(shape: tuple[int, int, int]) -> Latents:
-    """Stand-ins before anything is encoded: independent numbers of variance 1, which Stable Diffusion's nearly have."""
-    count = _rough_count(math.prod(shape))
-    return Latents.of(torch.randn((count, *shape), generator=torch.Generator().manual_seed(0)))
-
-
-def enough_for_warning(dimension: int) -> int:
-    """How many latents `warning` makes use of."""
-    return _rough_count(dimension)
-
-
-def _rough_count(dimension: int) -> int:
-    return min(128, max(16, ROUGH_NUMBERS // dimension))
-
-
-def _roughly(stage: NoiseStage, latents: Latents, batch_size: int) -> Effect:
-    together = min(len(latents), paired_together(stage, batch_size))
-    draws = min(1024, ROUGH_NUMBERS // latents.dimension)
-    return effect(stage, latents, draws=draws, together=together)
-
-
-def _instead(plugin: type[NoiseStage], settings: BaseModel, latents: Latents, batch_size: int) -> str:
-    """The value that would be as strong as the reference."""
-    measured = []
-    for value in getattr(plugin, "sweep", ()):
-        other = plugin(settings.model_copy(update={plugin.headline: value}))
-        if paired_together(other, batch_size) > len(latents):
-            break
-        measured.append((value, _roughly(other, latents, batch_size).pull))
-        if measured[-1][1] >= REFERENCE_PULL:
-            break
-    value = value_with_pull(measured, REFERENCE_PULL)
-    if value is None:
-        return "a smaller value is gentler"
-    if value < 2:
-        return "every value of it is stronger than that"
-    return f"{plugin.headline} = {value:.0f} would be as strong"

@@ -14,7 +14,8 @@ from trainer.batch import NoiseDraw
 from trainer.protocols import NoiseStage
 from trainer.randomness import generator
 
-ROWS_AT_ONCE = 2**24  # numbers in one call: 64 MB of float32
+NUMBERS_AT_ONCE = 2**22  # in one call: 16 MB of float32
+MOST_POOLS = 512  # solved for one setting
 LEAST_ROUNDS = 2  # the drift is estimated across rounds
 DUPLICATE = 1e-5  # of the largest: eigenvalues below are directions that no latent has
 
@@ -105,17 +106,18 @@ def effect(
     together: how many different latents are paired at once, for a stage that pairs a pool; 0 = each for itself.
     """
     stream = generator(seed, "noise report", device=latents.x.device)
-    usable = len(latents) // together * together if together else len(latents)  # pools are never filled up with copies
-    means: list[Tensor] = []  # of the noise of each round, in the span of the latents, (r,)
+    towards = latents.own if together else latents.x
+    means: list[Tensor] = []  # of the noise over all the latents, in their span, (rounds, r)
     sums, count = torch.zeros(len(_SUMMED), dtype=torch.float64), 0
-    for _ in range(max(LEAST_ROUNDS, math.ceil(draws / usable))):
-        total = torch.zeros_like(latents.x[0])
-        for rows in _calls(len(latents), usable, together or ROWS_AT_ONCE // latents.dimension, stream):
+    for rounds, at_once in _rounds(len(latents), latents.dimension, draws, together, stream):
+        total = latents.x.new_zeros(len(rounds), latents.dimension)
+        for part in rounds.split(at_once, dim=1):
+            rows = part.flatten()
             noise = _paired(stage, latents, rows, timestep, stream)
-            sums += _sums(noise, latents.x[rows], (latents.own if together else latents.x)[rows], latents.lengths[rows])
-            total += noise.sum(dim=0)
-            count += len(rows)
-        means.append(latents.span @ total / usable)
+            sums += _sums(noise, latents.x[rows], towards[rows], latents.lengths[rows])
+            total += noise.unflatten(0, part.shape).sum(dim=1)
+        count += rounds.numel()
+        means.append(total @ latents.span.T / rounds.shape[1])
     mean = dict(zip(_SUMMED, (sums / count).tolist(), strict=True))
     return Effect(
         distance_drop_percent=100 * (1 - mean["distance"] / mean["plain distance"]),
@@ -124,7 +126,7 @@ def effect(
         variance_change_percent=100 * (mean["energy"] / latents.dimension - 1),
         pull=mean["towards"] / max(1e-30, mean["square"]),
         scale=math.sqrt(mean["energy across"] / max(1, latents.dimension - 1)),
-        drift_sigma=_length_of_mean(torch.stack(means)),
+        drift_sigma=_length_of_mean(torch.cat(means)),
         draws=count,
     )
 
@@ -137,10 +139,20 @@ def paired_together(stage: NoiseStage, batch_size: int, accumulation: int = 1) -
     return pool
 
 
-def _calls(images: int, usable: int, at_once: int, stream: Generator) -> Iterator[Tensor]:
-    """The latents of one round, in a random order and in groups of `at_once`."""
-    order = torch.randperm(images, generator=stream, device=stream.device)[:usable]
-    yield from order.split(max(1, at_once))
+def _rounds(images: int, dimension: int, draws: int, together: int, stream: Generator) -> Iterator[tuple[Tensor, int]]:
+    """Yields (R, n) indices of latents, R rounds over n of them, and how many columns of it make one call.
+
+    A pool is a call of its own, and is never filled up with copies, so that a round may leave some latents out.
+    """
+    usable = images // together * together if together else images
+    wanted = min(draws, MOST_POOLS * together) if together else draws
+    left = max(LEAST_ROUNDS, math.ceil(wanted / usable))
+    at_once = max(1, NUMBERS_AT_ONCE // dimension)
+    while left > 0:
+        count = 1 if together else min(left, max(1, at_once // usable))
+        order = torch.randperm(images, generator=stream, device=stream.device)[:usable]
+        yield order.repeat(count, 1), together or max(1, at_once // count)
+        left -= count
 
 
 def _paired(stage: NoiseStage, latents: Latents, rows: Tensor, timestep: int, stream: Generator) -> Tensor:

@@ -109,11 +109,13 @@ def _over_timesteps(report: NoiseReport, stage: Compared) -> Html:
         ]
         label = f"{stage.label(s)}{' (yours)' if s.configured else ''}"
         series.append(Series(label, at, shift, strong=s.configured))
+    lowest = min(y for one in series for y in one.y if y is not None)
     return line_plot(
         f"{stage.name}: timesteps that the input is ahead",
         series,
         Axis("timestep t (0 = image, right = noise)", low=0, high=last, ticks=_quarters(last)),
-        Axis("timesteps earlier", zero=True),
+        # A pool leaves the noise its full energy, which counts for a hair at the clean end.
+        Axis("timesteps earlier", zero=True, low=0 if lowest > -1 else None),
         remark=f"Against plain noise, by equal signal-to-noise ratio, with the base's schedule ({report.objective}).",
         ramp=True,
     )
@@ -214,13 +216,14 @@ def _tables(report: NoiseReport, stage: Compared) -> Html:
         rows = [[c.cell(s) for c in (first, *columns)] for s in stage.settings]
         return table([c.head for c in (first, *columns)], rows, marked=marked, caption=caption)
 
+    ending = "; from none: plain noise leaves no signal there" if report.pure_noise_at_the_end else ""
     return section(
         f"{stage.name} in numbers",
         made((*EFFECT, *COST), "What it does to the noise, and what it costs"),
         made(
             (*acts_as(report), *snr(report), FLOW),
             "The plain timestep that each timestep acts as, and the signal-to-noise ratio (of powers) against plain "
-            "noise",
+            f"noise{ending}",
         ),
     )
 
