@@ -49,17 +49,16 @@ def write(
     if not modules or all(is_zero(weights) for weights in modules.values()):
         raise UserError(f"{path}: not written, nothing was learned (no module of the LoRA changes anything)")
     tensors = to_tensors(modules, dtype)
-    complete = {**metadata, **hashes(tensors, metadata)}
-
-    def save(temporary: Path) -> None:
-        temporary.write_bytes(safetensors.torch.save(tensors, complete))
+    content = safetensors.torch.save(tensors, {**metadata, **hashes(tensors, metadata)})
 
     def check(temporary: Path) -> None:
+        if temporary.read_bytes() != content:
+            raise OSError(None, "it reads back differently", str(path))  # the disk's fault, so the run goes on
         _prove(temporary, path, modules, dtype)
         if prove is not None:
             prove(temporary)
 
-    atomic.write_file(path, save, validate=check)
+    atomic.write_file(path, lambda temporary: temporary.write_bytes(content), validate=check, need=len(content))
 
 
 def read(path: Path) -> LoraFile:
@@ -172,6 +171,13 @@ def _prove(temporary: Path, path: Path, modules: Mapping[str, AdapterWeights], d
             raise UserError(f"{path}: not written, {name} reads back as another change than was trained")
 
 
+def _is_rounded(found: Tensor, wanted: Tensor) -> bool:
+    """Whether `found` is `wanted` as its own type holds it."""
+    return found.numel() == wanted.numel() and torch.equal(
+        found, wanted.to(found.device, found.dtype).reshape(found.shape)
+    )
+
+
 def matches(found: AdapterWeights, wanted: AdapterWeights) -> bool:
     """Whether two adapters make the same change, but for what the rounding of their factors explains.
 
@@ -180,6 +186,8 @@ def matches(found: AdapterWeights, wanted: AdapterWeights) -> bool:
     """
     if found.tensors.keys() != wanted.tensors.keys() or found.alpha != wanted.alpha:
         return False
+    if all(_is_rounded(found.tensors[n], t.detach()) for n, t in wanted.tensors.items()):
+        return True  # equal factors: the products, which take seconds for a large model, need not be formed
     live = {n: t.detach().float().cpu() for n, t in wanted.tensors.items()}
     read_back = {n: t.detach().float().cpu() for n, t in found.tensors.items()}
     if any(live[n].numel() != read_back[n].numel() for n in live):

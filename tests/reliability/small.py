@@ -1,4 +1,4 @@
-"""A project whose runs take a fraction of a second: the smallest base that is still a Stable Diffusion, small images."""
+"""A project whose runs take a fraction of a second: the smallest base that is still a Stable Diffusion."""
 
 from __future__ import annotations
 

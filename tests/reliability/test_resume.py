@@ -1,7 +1,7 @@
 """A run that was stopped and resumed equals the uninterrupted one, every bit of everything that training changes.
 
 By induction: the checkpoint of every step k of an uninterrupted run is resumed, one step is taken, and what is saved
-then must be the checkpoint of step k + 1. The equality of checkpoints is that of weights, optimizer, schedule, averages.
+then must be the checkpoint of step k + 1. Equal checkpoints have equal weights, optimizers, schedules and averages.
 """
 
 from __future__ import annotations
