@@ -46,6 +46,8 @@ from trainer.noise_pool import NoisePool, Place
 from trainer.parameters import Group, Rates
 from trainer.preflight import attempt, describe, largest
 from trainer.protocols import Family, Objective
+from trainer.reports import noise_warning
+from trainer.reports.noise_shift import Schedule
 from trainer.results import DTYPES, AveragedResult, FullResult, LoraResult, Result
 from trainer.resume import Keeper, Stateful, may_start
 from trainer.run_dir import RunDir
@@ -292,6 +294,7 @@ def summary(config: BaseConfig) -> list[str]:
         f"{len(dataset.items)} images, {plan.samples_per_epoch} samples in {plan.batches_per_epoch} batches per epoch",
         f"{pace.steps} steps, {pace.steps * pace.accumulation / plan.batches_per_epoch:.1f} epochs",
         *([f"{len(pictures)} samples each time"] if pictures else ()),
+        *noise_warning.warnings_before_encoding(config.noise.stages(), dataset, accumulation=pace.accumulation),
     ]
 
 
@@ -327,6 +330,7 @@ def open_family(config: BaseConfig) -> Family:
             vae=config.model.vae,
             clip_skip=config.model.clip_skip,
             max_tokens=config.model.max_tokens,
+            weighted_captions=config.model.weighted_captions,
         )
     except UserError as error:
         raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
@@ -528,6 +532,8 @@ def make_loader(
     elif config.data.cache_latents:
         with torch.no_grad(), console.progress("encoding images", len(plan.dataset.items), "images") as update:
             latents = MemoryLatents.encode(plan.dataset, encode_images, on_progress=lambda done, _: update(done, ""))
+        for line in noise_warnings(config, family, plan.dataset, latents, pace):
+            console.say(line)
     if config.data.cache_text and not config.training.text_encoder:
         # Under autocast, as in the network: cached states equal live ones.
         def encode(captions: Sequence[str]) -> TextStates:
@@ -539,6 +545,13 @@ def make_loader(
         with console.progress("encoding captions", len(captions), "captions") as update:
             texts.prepare(captions, on_progress=lambda done, _: update(done, ""))
     return make(latents=latents, texts=texts)
+
+
+def noise_warnings(config: BaseConfig, family: Family, dataset: Dataset, latents: Latents, pace: Pace) -> list[str]:
+    """Where pairing noise shifts this data's signal-to-noise ratio strongly."""
+    schedule = Schedule.of(objective_of(config, family), len(family.alphas_cumprod))
+    stages = config.noise.stages()
+    return noise_warning.warnings(stages, dataset, latents.read, accumulation=pace.accumulation, schedule=schedule)
 
 
 def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:

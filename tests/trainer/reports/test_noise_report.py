@@ -247,3 +247,14 @@ def test_latents_are_those_that_train(project: Path) -> None:
         expected = family.encode_images(torch.full((1, 3, 64, 64), 2 * 200 / 255 - 1))
     assert found.shape == (3, 4, 32, 32)
     assert torch.allclose(found, expected.expand_as(found), atol=1e-4)
+
+
+def test_a_run_and_a_check_warn_in_one_line(project: Path) -> None:
+    """Five images: 64 candidates can tell them apart. Plain noise says nothing."""
+    strong = ["--set", "noise.oversampling=64"]
+    for command, more in (("check", []), ("train", ["--set", "training.steps=1"])):
+        done = CliRunner().invoke(app, [command, str(project), *strong, *more])
+        assert done.exit_code == 0, done.output
+        assert sum(line.startswith("note: noise.oversampling (k = 64)") for line in done.output.splitlines()) == 1
+    done = CliRunner().invoke(app, ["check", str(project)])
+    assert "note: noise" not in done.output
