@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from trainer import validation
-from trainer.batch import Batch, TextStates
+from trainer.batch import Batch, Geometry, TextStates
 from trainer.config import SubsetOptions, Validation
 from trainer.data import caption_pipeline, encode, holdout
 from trainer.data.dataset import Dataset, Item
 from trainer.data.encode import Stored, Variant
 from trainer.data.holdout import Split
-from trainer.data.loader import geometry
 from trainer.measurements import Picture, Questions
 from trainer.randomness import python_random
 from trainer.validation import Asked
@@ -125,7 +124,7 @@ def _batches(
                 batch=Batch(
                     names=tuple(item.path for item in items),
                     captions=words,
-                    geometry=geometry(items, [False] * len(items)),
+                    geometry=_geometry(items),
                     weights=torch.ones(len(items)),
                     latents=torch.stack([stored[i].mean for i in places]),
                     text=None if encode_text is None else encode_text(words).to("cpu"),
@@ -134,6 +133,16 @@ def _batches(
             )
         )
     return found
+
+
+def _geometry(items: Sequence[Item]) -> Geometry:
+    """(B, 2) each, as (height, width) and (top, left)."""
+    corners = [(int(item.crop_ltrb[1]), int(item.crop_ltrb[0])) for item in items]
+    return Geometry(
+        original=torch.tensor([item.original[::-1] for item in items]),
+        crop=torch.tensor(corners),
+        target=torch.tensor([item.target[::-1] for item in items]),
+    )
 
 
 def _masks(items: Sequence[Item], stored: Sequence[Stored]) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,20 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.test_training import losses, same, weights
-from trainer import commands, lora, measurements, registry, validation
+from trainer import commands, config_io, lora, measurements, registry, validation, validation_set
 from trainer.batch import Batch, Geometry
+from trainer.config import Validation
+from trainer.data.cache import MemoryLatents
+from trainer.data.holdout import Split
+from trainer.data.loader import Loader
+from trainer.data.plan import Plan
+from trainer.data.scan import scan
 from trainer.errors import UserError
 from trainer.measurements import Answers, Measurements, Picture, Questions
 from trainer.run_dir import RunDir
@@ -249,3 +257,59 @@ def test_compare_tells_two_runs_apart(project: Path, capsys: pytest.CaptureFixtu
     assert told[1].startswith("at step 2: fast against slow: +")
     with pytest.raises(UserError, match="no run with a validation"):
         commands.compare(one, project.parent)
+
+
+def test_a_validation_batch_is_what_training_would_show_without_chance(project: Path) -> None:
+    """Sizes, crops, masks and captions as the loader gives them when nothing is dropped, shuffled or mirrored."""
+    (project.parent / "masks").mkdir()
+    for file in (project.parent / "photos").glob("*.png"):
+        with Image.open(file) as picture:
+            Image.linear_gradient("L").resize(picture.size).save(project.parent / "masks" / file.name)
+    config = config_io.read(
+        project,
+        [
+            f"datasets[0].subsets[0].conditioning_data_dir={project.parent / 'masks'}",
+            "general.mask_outside=0.25",
+            "general.caption_prefix=my",
+        ],
+    )
+    plain = scan(config.datasets, config.general, config.data, config_dir=project.parent, size_multiple=2)
+    moving = [
+        dataclasses.replace(item, source=dataclasses.replace(item.source, options=item.source.options.model_copy(
+            update={"shuffle_caption": True, "caption_dropout_rate": 0.9, "caption_tag_dropout_rate": 0.9}
+        )))
+        for item in plain.items
+    ]  # fmt: skip
+    made = validation_set.make(
+        Split(dataclasses.replace(plain, items=()), dataclasses.replace(plain, items=tuple(moving))),
+        Validation(training_images=99),
+        objective="epsilon",
+        schedule=1000,
+        encode_images=lambda pixels: pixels[:, :, ::2, ::2],
+        encode_text=None,
+    )
+    expected: dict[str, tuple[object, ...]] = {}
+    plan = Plan(plain, 0)
+    latents = MemoryLatents.encode(plain, lambda pixels: pixels[:, :, ::2, ::2])
+    loader = Loader(plain, plan, 0, latents=latents)
+    for index in range(plan.batches_per_epoch):
+        expected |= rows(loader.batch(index))
+    found: dict[str, tuple[object, ...]] = {}
+    for one in made.asked:
+        found |= rows(one.batch)
+    assert found == expected
+    assert len(found) == 8
+
+
+def rows(batch: Batch) -> dict[str, tuple[object, ...]]:
+    """Everything about each picture of a batch, by file."""
+    g, full = batch.geometry, torch.ones(len(batch), 1, 1, 1)
+    return {
+        name: (
+            batch.captions[i],
+            *(pair[i].tolist() for pair in (g.original, g.crop, g.target)),
+            (batch.latents[i] if batch.latents is not None else full[i]).tolist(),
+            (batch.mask[i] if batch.mask is not None else full[i]).mean().item(),
+        )
+        for i, name in enumerate(batch.names)
+    }

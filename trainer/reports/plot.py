@@ -79,7 +79,7 @@ def line_plot(
         colours = [CATEGORIES[1] if s.strong else colour for s, colour in steps]
     drawn = [
         _axes(across, down, x.label, y.label),
-        *(_marker(marker, across) for marker in markers),
+        *(_marker(marker, across, row) for row, marker in enumerate(markers)),
         *(_band(s, colour, across, down) for s, colour in zip(series, colours, strict=True)),
         *(_line(s, colour, across, down) for s, colour in zip(series, colours, strict=True)),
     ]
@@ -202,14 +202,15 @@ def _axes(across: _Scaled, down: _Scaled, x_label: str, y_label: str) -> Html:
     return joined(parts)
 
 
-def _marker(marker: Marker, across: _Scaled) -> Html:
+def _marker(marker: Marker, across: _Scaled, row: int) -> Html:
+    """`row`: labels stand below each other, for markers can be close together."""
     x = across.at(marker.x)
     right = x > (LEFT + WIDTH) / 2
     return joined(
         [
             _shape("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=HEIGHT - BOTTOM, class_="marker"),
             element(
-                "text", marker.label, x=f"{x + (-6 if right else 6):.1f}", y=TOP + 10,
+                "text", marker.label, x=f"{x + (-6 if right else 6):.1f}", y=TOP + 10 + 14 * row,
                 text_anchor="end" if right else "start", class_="marker-text",
             ),
         ]
