@@ -105,6 +105,9 @@ class Model(Section):
     max_tokens: Literal[75, 150, 225] = key(
         75, "Longest caption in tokens; the rest is cut off.", kohya=("max_token_length",)
     )
+    weighted_captions: bool = key(
+        False, "Read (word:1.3) and [word] in captions as weights, as A1111 does, instead of as text."
+    )
     tokenizer: str = key("", "A folder with the tokenizer; empty looks beside the base, then elsewhere.", path=True)
 
 

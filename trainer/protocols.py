@@ -126,6 +126,7 @@ class Family(Protocol):
         vae: str = "",
         clip_skip: int = 0,
         max_tokens: int = 75,
+        weighted_captions: bool = False,
     ) -> Family:
         """Loads the base on the CPU in float32, everything frozen and in eval mode. Raises UserError."""
         ...

@@ -1,4 +1,4 @@
-"""Captions to text states: chunks of 75 tokens and the choice of the layer that is used, as kohya does both."""
+"""Captions to text states: chunks of 75 tokens, weighted words and the layer that is used, as kohya does them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugins.models import _prompt_weights
 from plugins.models._modules import Network
 from trainer.errors import UserError
 
@@ -20,12 +21,14 @@ class TextSettings:
     clip_skip: int = 0  # 0 or 1 = the last layer, n = the n-th from the end (SD 1.x and 2.x)
     chunks: int = 1  # of as many tokens as the tokenizer has positions, less two: 75, 150, 225 for CLIP
 
+    weighted: bool = False  # whether "(word:1.3)" weights a word, as in A1111's web UI
+
     @classmethod
-    def of(cls, clip_skip: int, max_tokens: int) -> TextSettings:
+    def of(cls, clip_skip: int, max_tokens: int, weighted: bool) -> TextSettings:
         """max_tokens: kohya's 75, 150 or 225. Raises UserError for another number."""
         if max_tokens < _SHARE or max_tokens % _SHARE:
             raise UserError(f"model.max_tokens: {max_tokens}; expected 75, 150 or 225 (whole chunks of {_SHARE})")
-        return cls(clip_skip, max_tokens // _SHARE)
+        return cls(clip_skip, max_tokens // _SHARE, weighted)
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,54 @@ class Encoded:
     pooled: Tensor | None  # (B, P) float32, where the encoder has a projection
 
 
-def ids(tokenizer: Any, captions: Sequence[str], positions: int, chunks: int = 1) -> Tensor:
-    """(B, chunks, T) long, with T the smaller of the tokenizer's length and `positions`.
+@dataclass(frozen=True)
+class Tokens:
+    ids: Tensor  # (B, chunks, T) long
+    weights: Tensor | None = None  # (B, chunks * (T - 2) + 2), of each joined state
+
+
+def tokens(tokenizer: Any, captions: Sequence[str], positions: int, settings: TextSettings) -> Tokens:
+    """Captions as ids, with T the smaller of the tokenizer's length and `positions`.
 
     Longer captions are cut. With several chunks each has a begin mark, its share of the caption and a last token:
     padding where the tokenizer pads with its end mark; otherwise (OpenCLIP) the end mark when the chunk is full, and
     an empty chunk begins with the end mark.
     """
     length = min(int(tokenizer.model_max_length), positions)
-    share = length - 2
-    total = chunks * share + 2
-    encoded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=total, return_tensors="pt")
-    whole: Tensor = encoded.input_ids
+    total = settings.chunks * (length - 2) + 2
+    if settings.weighted:
+        whole, weights = _weighted(tokenizer, captions, total)
+        return Tokens(_split(whole, settings.chunks, tokenizer), weights)
+    given = list(captions)
+    encoded = tokenizer(given, padding="max_length", truncation=True, max_length=total, return_tensors="pt")
+    return Tokens(_split(encoded.input_ids, settings.chunks, tokenizer))
+
+
+def _weighted(tokenizer: Any, captions: Sequence[str], total: int) -> tuple[Tensor, Tensor]:
+    """(ids, weights), both (B, total), of captions with A1111's marks; marks and padding weigh 1."""
+    begin, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows, weights = [], []
+    for caption in captions:
+        words, factors = [], []
+        for fragment in _prompt_weights.parse(caption):
+            found = tokenizer(fragment.text, add_special_tokens=False).input_ids
+            words += found
+            factors += [fragment.weight] * len(found)
+        words, factors = words[: total - 2], factors[: total - 2]
+        rest = total - 2 - len(words)
+        rows.append([begin, *words, end, *[padding] * rest])
+        weights.append([1.0, *factors, 1.0, *[1.0] * rest])
+    return torch.tensor(rows), torch.tensor(weights)
+
+
+def _split(whole: Tensor, chunks: int, tokenizer: Any) -> Tensor:
+    """(B, chunks * share + 2) -> (B, chunks, share + 2)."""
     if chunks == 1:
         return whole[:, None, :]
+    share = (whole.shape[1] - 2) // chunks
     first, last = whole[:, :1], whole[:, -1:]
     parts = [torch.cat([first, whole[:, 1 + n * share : 1 + (n + 1) * share], last], dim=1) for n in range(chunks)]
-    split = torch.stack(parts, dim=1)  # (B, chunks, T)
+    split = torch.stack(parts, dim=1)
     return split if tokenizer.pad_token_id == tokenizer.eos_token_id else _end_marks(split, tokenizer)
 
 
@@ -65,12 +99,26 @@ def _end_marks(split: Tensor, tokenizer: Any) -> Tensor:
     return marked
 
 
-def encode(encoder: Network, chunked: Tensor, *, layer_from_end: int, final_norm: bool) -> Encoded:
-    """Encodes each chunk by itself and joins the states to begin + all shares + last.
+def encode(encoder: Network, given: Tokens, *, layer_from_end: int, final_norm: bool) -> Encoded:
+    """Encodes each chunk by itself, joins the states to begin + all shares + last, and weights them.
 
-    chunked: (B, chunks, T) ids; layer_from_end: 1 = after the last layer, 2 = after the last but one, ...;
-    final_norm: apply the final layer norm to it. The pooled states are those of the first chunk.
+    layer_from_end: 1 = after the last layer, 2 = after the last but one, ...; final_norm: apply the final layer norm to
+    it. The pooled states are those of the first chunk. A frozen encoder takes one caption at a time: how a batch is put
+    together changes the last bits, and cached states must equal live ones.
     """
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters()):
+        encoded = _encode(encoder, given.ids, layer_from_end, final_norm)
+    else:
+        with torch.no_grad():
+            each = [_encode(encoder, one, layer_from_end, final_norm) for one in given.ids.split(1)]
+        pooled = [e.pooled for e in each if e.pooled is not None]
+        encoded = Encoded(torch.cat([e.hidden for e in each]), torch.cat(pooled) if pooled else None)
+    if given.weights is None:
+        return encoded
+    return Encoded(encoded.hidden * given.weights.to(encoded.hidden.device)[..., None], encoded.pooled)
+
+
+def _encode(encoder: Network, chunked: Tensor, layer_from_end: int, final_norm: bool) -> Encoded:
     count, chunks, length = chunked.shape
     flat = chunked.reshape(count * chunks, length).to(encoder.device)
     out = encoder(flat, output_hidden_states=layer_from_end > 1)

@@ -93,6 +93,7 @@ class StableDiffusion(LatentDiffusion):
         vae: str = "",
         clip_skip: int = 0,
         max_tokens: int = 75,
+        weighted_captions: bool = False,
     ) -> StableDiffusion:
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
@@ -118,14 +119,14 @@ class StableDiffusion(LatentDiffusion):
             sources={"vae": vae_source} | ({} if fresh else {"unet": source, "text_encoder": source}),
             notes=notes,
         )
-        return cls(components, TextSettings.of(clip_skip, max_tokens))
+        return cls(components, TextSettings.of(clip_skip, max_tokens, weighted_captions))
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """The chosen layer's states after the final layer norm: hidden (B, T, E) float32, nothing pooled."""
         positions = self.text_encoder.config.max_position_embeddings
-        chunked = _text.ids(self.tokenizer, captions, positions, self.text_settings.chunks)
+        given = _text.tokens(self.tokenizer, captions, positions, self.text_settings)
         layer = max(1, self.text_settings.clip_skip)
-        return TextStates(_text.encode(self.text_encoder, chunked, layer_from_end=layer, final_norm=True).hidden)
+        return TextStates(_text.encode(self.text_encoder, given, layer_from_end=layer, final_norm=True).hidden)
 
     def _text_use(self) -> dict[str, tuple[int, bool]]:
         return {"text_encoder": (max(0, self.text_settings.clip_skip - 1), True)}

@@ -71,6 +71,7 @@ class StableDiffusionXL(LatentDiffusion):
         vae: str = "",
         clip_skip: int = 0,
         max_tokens: int = 75,
+        weighted_captions: bool = False,
     ) -> StableDiffusionXL:
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
@@ -99,15 +100,15 @@ class StableDiffusionXL(LatentDiffusion):
             layout=LAYOUT,
             sources={"vae": vae_source} | ({} if fresh else dict.fromkeys(("unet", *encoders), source)),
         )
-        return cls(components, TextSettings.of(clip_skip, max_tokens))
+        return cls(components, TextSettings.of(clip_skip, max_tokens, weighted_captions))
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """hidden (B, T, E1 + E2) float32, of both encoders' last but one layers; pooled (B, P) of the second."""
         encoded = []
         for encoder, tokenizer in zip(self.encoders, self.tokenizers, strict=True):
             positions = encoder.config.max_position_embeddings
-            chunked = _text.ids(tokenizer, captions, positions, self.text_settings.chunks)
-            encoded.append(_text.encode(encoder, chunked, layer_from_end=_PENULTIMATE, final_norm=False))
+            given = _text.tokens(tokenizer, captions, positions, self.text_settings)
+            encoded.append(_text.encode(encoder, given, layer_from_end=_PENULTIMATE, final_norm=False))
         return TextStates(torch.cat([e.hidden for e in encoded], dim=-1), encoded[-1].pooled)
 
     def _text_use(self) -> dict[str, tuple[int, bool]]:

@@ -104,9 +104,18 @@ def test_cached_text_equals_live_text_whatever_the_batch(loaded: tuple[Any, Path
     together = family.encode_text([*WORDS, ""])
     for index, caption in enumerate([*WORDS, ""]):
         alone = family.encode_text([caption])
-        torch.testing.assert_close(alone.hidden, together.row(index).hidden, atol=1e-6, rtol=1e-6)
-        if alone.pooled is not None:
-            torch.testing.assert_close(alone.pooled, together.row(index).pooled, atol=1e-6, rtol=1e-6)
+        assert torch.equal(alone.hidden, together.row(index).hidden)
+        assert alone.pooled is None or torch.equal(alone.pooled, together.row(index).pooled)
+
+
+def test_a_text_encoder_that_trains_gets_gradients_and_the_same_states(loaded: tuple[Any, Path]) -> None:
+    family, _ = loaded
+    frozen = family.encode_text(WORDS)
+    for part in family.text_parts:
+        family.parts[part].requires_grad_(True)
+    live = family.encode_text(WORDS)
+    assert live.hidden.requires_grad and not frozen.hidden.requires_grad
+    torch.testing.assert_close(live.hidden.detach(), frozen.hidden, atol=1e-6, rtol=1e-5)
 
 
 def test_random_weights_follow_torchs_seed_and_keep_vae_and_schedule(loaded: tuple[Any, Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,28 @@ def test_old_files_without_text_model_in_their_names_keep_their_names(tmp_path: 
     family = StableDiffusion.load(str(file), tokenizer=str(folder))
     family.save_file(tmp_path / "again.safetensors", torch.float32, {})
     assert load_file(tmp_path / "again.safetensors").keys() == old.keys()
+
+
+def test_one_file_trains_and_saves_without_network(
+    base: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer lies beside the file; nothing may open a connection."""
+    kind, folder, file = base
+    for part in ("tokenizer", "tokenizer_2"):
+        if (folder / part).is_dir():
+            shutil.copytree(folder / part, file.parent / part)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert kind.recognises(str(file))
+    family = kind.load(str(file), prediction="epsilon")
+    family.unet.requires_grad_(True)
+    train(family)
+    family.save_file(tmp_path / "after.safetensors", torch.float32, {})
+    assert load_file(tmp_path / "after.safetensors").keys() == load_file(file).keys()
 
 
 def test_a_checkpoint_pickle_of_plain_tensors_is_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,10 @@ def merges_file() -> str:
     return "\n".join(["#version: 0.2", *lines, "more than is used"])
 
 
+def ids_of(tokenizer: Any, captions: list[str], chunks: int = 1) -> torch.Tensor:
+    return _text.tokens(tokenizer, captions, 77, _text.TextSettings(chunks=chunks)).ids
+
+
 @pytest.fixture
 def open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed open_clip package that must not be imported."""
@@ -74,15 +79,15 @@ def test_ids_are_clips(open_clip: Path, zero_padding: bool) -> None:
     assert len(found) == 49408
     for caption, ids in CAPTIONS.items():
         expected = [BEGIN, *ids, END]
-        padded = _text.ids(found, [caption], 77)[0, 0].tolist()
+        padded = ids_of(found, [caption])[0, 0].tolist()
         assert padded == expected + [0 if zero_padding else END] * (77 - len(expected)), caption
 
 
 def test_very_long_captions_are_cut_or_chunked(open_clip: Path) -> None:
     found = _tokenizer.find("", "tokenizer", None, zero_padding=False)
     caption = "a photo of a cat " * 40  # 200 tokens
-    assert _text.ids(found, [caption], 77)[0, 0].tolist() == [BEGIN, *([320, 1125, 539, 320, 2368] * 15), END]
-    chunks = _text.ids(found, [caption], 77, 3)
+    assert ids_of(found, [caption])[0, 0].tolist() == [BEGIN, *([320, 1125, 539, 320, 2368] * 15), END]
+    chunks = ids_of(found, [caption], 3)
     assert chunks.shape == (1, 3, 77)
     inner = chunks[0, :, 1:-1].flatten().tolist()
     assert inner[:200] == [320, 1125, 539, 320, 2368] * 40 and set(inner[200:]) == {END}
@@ -93,7 +98,7 @@ def test_chunks_of_an_encoder_that_pads_with_zero_end_where_the_caption_does() -
     tokenizer = byte_tokenizer(zero_padding=True)
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
     assert end != padding
-    full, short, empty = _text.ids(tokenizer, ["b" * 100, "b" * 10, ""], 77, 3)
+    full, short, empty = ids_of(tokenizer, ["b" * 100, "b" * 10, ""], 3)
     assert full[0, -1] == end, "a full chunk ends with the end mark"
     assert full[1, -1] == padding and end in full[1].tolist()
     assert full[2, 1] == end and set(full[2, 2:].tolist()) == {padding}, "an empty chunk begins with the end mark"
@@ -129,7 +134,7 @@ def test_an_exclamation_mark_is_no_padding(tmp_path: Path) -> None:
     """Also where the folder's tokenizer registered its padding, "!", as a special token."""
     family = StableDiffusion.load(str(tiny_sd(tmp_path / "b", version=2)))
     vocabulary = family.tokenizer.get_vocab()
-    ids = _text.ids(family.tokenizer, ["a!"], 77)[0, 0].tolist()
+    ids = ids_of(family.tokenizer, ["a!"])[0, 0].tolist()
     assert ids[2] == vocabulary["!</w>"] != family.tokenizer.pad_token_id == vocabulary["!"]
     assert ids[-1] == vocabulary["!"]
 
