@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from trainer.batch import TextStates
 from trainer.data.dataset import Dataset
 from trainer.data.encode import (
@@ -24,10 +27,15 @@ EncodeText = Callable[[Sequence[str]], TextStates]
 
 
 class Latents(Protocol):
-    """Where the loader finds latents."""
+    """Where the loader finds latents. Reading is safe from any number of threads."""
 
     def read(self, variant: Variant) -> Stored:
-        """Raises UserError when the cache is damaged."""
+        """Raises RunError when the cache is damaged."""
+        ...
+
+    def means(self, variants: Sequence[Variant]) -> Tensor | None:
+        """(B, C, h, w) float32: the latents of variants that have neither deviation nor mask, which can be had faster
+        together than one by one; None where any of them has. Raises RunError when the cache is damaged."""
         ...
 
 
@@ -39,6 +47,12 @@ class MemoryLatents:
 
     def read(self, variant: Variant) -> Stored:
         return self._stored[variant]
+
+    def means(self, variants: Sequence[Variant]) -> Tensor | None:
+        stored = [self._stored[variant] for variant in variants]
+        if any(one.std is not None or one.mask is not None for one in stored):
+            return None
+        return torch.stack([one.mean for one in stored])
 
     @classmethod
     def encode(
@@ -113,6 +127,10 @@ class TextCache:
                 if on_progress is not None:
                     on_progress(done, len(missing))
             self._store.add(states)
+
+    def has(self, captions: Sequence[str]) -> bool:
+        """Whether all of them were prepared, so that `states` only reads, which any thread may do."""
+        return all(caption in self._store for caption in captions)
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """The states of a batch of captions, joined, on the CPU."""

@@ -100,6 +100,17 @@ def _finished(text: str, options: SubsetOptions) -> str:
     return tags.put_first(options.trigger, text, options.caption_separator)
 
 
+def varies(written: Sequence[str], options: SubsetOptions) -> bool:
+    """Whether an image's caption is not the same every time."""
+    return bool(
+        len(written) > 1
+        or options.enable_wildcard
+        or options.caption_dropout_rate
+        or options.caption_dropout_every_n_epochs
+        or moves_tags(options)
+    )
+
+
 def possible(written: Sequence[str], options: SubsetOptions) -> set[str]:
     """The captions that `final_caption` can return, as far as they can be foreseen.
 

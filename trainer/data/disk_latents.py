@@ -107,6 +107,10 @@ class DiskLatents:
         std = tensors.get("std")
         return Stored(tensors["mean"].float(), None if std is None else std.float(), tensors.get("mask"))
 
+    def means(self, variants: Sequence[Variant]) -> Tensor | None:
+        stacked = self.store.read_stacked([self._keys[variant] for variant in variants], "mean")
+        return None if stacked is None else stacked.float()
+
     def _entry(self, stored: Stored) -> dict[str, Tensor]:
         entry = {"mean": stored.mean.to(self._recipe.dtype)}
         if stored.std is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,26 +46,50 @@ class Loader:
         self._texts = texts
         self._batches_per_step = batches_per_step
         self._steps = steps
+        self._constants: dict[int, _Constant] = {}
 
     def batch(self, index: int) -> Batch:
         """Micro-batch `index` of the endless stream, on the CPU. Raises UserError when a file cannot be read."""
+        return self.with_text(self.without_text(index))
+
+    def with_text(self, batch: Batch) -> Batch:
+        """The batch with the cached states of its captions, where there is a cache and they are not there yet."""
+        if self._texts is None or batch.text is not None:
+            return batch
+        return replace(batch, text=self._texts.states(batch.captions))
+
+    def without_text(self, index: int) -> Batch:
+        """The batch as far as worker threads may make it: with text only where none has to be encoded."""
         planned = self.plan.batch(index)
         items = [self.dataset.items[entry.item] for entry in planned.entries]
         samples = [Sample(self._seed, planned.epoch, entry) for entry in planned.entries]
         moment = Moment(planned.epoch, index // self._batches_per_step, self._steps)
-        captions = tuple(sample.caption(item, moment) for item, sample in zip(items, samples, strict=True))
-        chosen = [views.choose(item, sample.streams("view")) for item, sample in zip(items, samples, strict=True)]
+        constants = [self._constant(entry.item) for entry in planned.entries]
+        captions = tuple(
+            sample.caption(item, moment) if constant.caption is None else constant.caption
+            for item, sample, constant in zip(items, samples, constants, strict=True)
+        )
+        chosen = [
+            views.choose(item, sample.streams("view")) if constant.view is None else constant.view
+            for item, sample, constant in zip(items, samples, constants, strict=True)
+        ]
         latents, pixels, masks = self._pictures(items, samples, chosen)
         return Batch(
-            names=tuple(printable(item.path) for item in items),
+            names=tuple(constant.name for constant in constants),
             captions=captions,
-            geometry=geometry(items, [view.mirrored for view in chosen]),
-            weights=torch.tensor([item.weight for item in items], dtype=torch.float32),
+            geometry=_geometry(constants, [view.mirrored for view in chosen]),
+            weights=torch.from_numpy(np.array([item.weight for item in items], np.float32)),
             latents=latents,
             pixels=pixels,
-            text=None if self._texts is None else self._texts.states(captions),
+            text=self._texts.states(captions) if self._texts is not None and self._texts.has(captions) else None,
             mask=_masks(items, masks, self.dataset.rendering.cell),
         )
+
+    def _constant(self, index: int) -> _Constant:
+        constant = self._constants.get(index)
+        if constant is None:
+            constant = self._constants[index] = _constant(self.dataset.items[index])
+        return constant
 
     def possible_captions(self) -> set[str]:
         """The captions that batches can hold, for the text cache; those that change each time cannot be foreseen."""
@@ -78,25 +104,54 @@ class Loader:
         """Latents (B, C, h, w) or pixels (B, 3, H, W), and the masks (h, w) uint8 where there are any."""
         if self._latents is not None:
             variants = [Variant(s.entry.item, view.mirrored) for s, view in zip(samples, chosen, strict=True)]
+            means = self._latents.means(variants)
+            if means is not None:
+                return means, None, [None] * len(items)
             stored = [self._latents.read(variant) for variant in variants]
-            drawn = [encode.draw(s, sample.generator("posterior")) for s, sample in zip(stored, samples, strict=True)]
+            drawn = [
+                one.mean if one.std is None else encode.draw(one, sample.generator("posterior"))
+                for one, sample in zip(stored, samples, strict=True)
+            ]
             return torch.stack(drawn), None, [one.mask for one in stored]
         shown = [render(item, view, self.dataset.rendering) for item, view in zip(items, chosen, strict=True)]
         masks = [None if one.mask is None else torch.from_numpy(one.mask.copy()) for one in shown]
         return None, torch.stack([one.tensor() for one in shown]), masks
 
 
-def geometry(items: Sequence[Item], mirrored: Sequence[bool]) -> Geometry:
-    """What SDXL is told about sizes and crops, (B, 2) each, as (height, width) and (top, left)."""
-    corners = []
-    for item, turned in zip(items, mirrored, strict=True):
-        left, top, right, _ = item.crop_ltrb
-        corners.append((int(top), int(item.target[0] - right if turned else left)))
-    return Geometry(
-        original=torch.tensor([(item.original[1], item.original[0]) for item in items]),
-        crop=torch.tensor(corners),
-        target=torch.tensor([(item.target[1], item.target[0]) for item in items]),
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """What is the same in every presentation of an image: kept, since working it out costs more than its latents."""
+
+    name: str
+    caption: str | None  # None where it varies
+    view: views.View | None  # None where it varies
+    geometry: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # original, crop, target, as `Geometry` has them
+    mirrored: tuple[int, int]  # the crop of the mirror image
+
+
+def _constant(item: Item) -> _Constant:
+    left, top, right, _ = item.crop_ltrb
+    options = item.source.options
+    caption = None
+    if not caption_pipeline.varies(item.captions, options):
+        (caption,) = caption_pipeline.possible(item.captions, options)
+    return _Constant(
+        name=printable(item.path),
+        caption=caption,
+        view=None if views.varies(options) else views.plain(item),
+        geometry=(item.original[::-1], (int(top), int(left)), item.target[::-1]),
+        mirrored=(int(top), int(item.target[0] - right)),
     )
+
+
+def _geometry(constants: Sequence[_Constant], mirrored: Sequence[bool]) -> Geometry:
+    """(B, 2) each. Made as one array: torch.tensor of nested lists costs more than the rest of the batch."""
+    rows = np.array([constant.geometry for constant in constants], np.int64)  # (B, 3, 2)
+    for row, (constant, turned) in enumerate(zip(constants, mirrored, strict=True)):
+        if turned:
+            rows[row, 1] = constant.mirrored
+    original, crop, target = torch.from_numpy(rows).unbind(1)
+    return Geometry(original.contiguous(), crop.contiguous(), target.contiguous())
 
 
 def _masks(items: list[Item], masks: list[Tensor | None], cell: int) -> Tensor | None:

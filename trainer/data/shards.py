@@ -6,20 +6,23 @@ several processes may write at the same time. Equal entries give equal files und
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
-import os
+import mmap
 import shutil
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -111,27 +114,45 @@ class ShardStore:
     def read(self, key: str) -> dict[str, Tensor]:
         """The tensors of a key, on the CPU. Raises KeyError, or RunError when the file is damaged."""
         shard, places = self._places[key]
-        try:
-            found = {place.name: self._tensor(shard, place) for place in places}
-        except OSError as error:
-            raise RunError(f"{shard.path}: this part of the cache cannot be read: {error}. Start again.") from error
+        found = {place.name: self._tensor(shard, place) for place in places}
         if key not in self._checked:
             if checksum(found[name] for name in sorted(found)) != shard.checksums.get(key):
                 raise self._damaged(shard)
             self._checked.add(key)
         return found
 
+    def read_stacked(self, keys: Sequence[str], name: str) -> Tensor | None:
+        """(B, ...): the tensors of several keys that hold nothing but `name`, read straight into one; None where a key
+        holds more or shapes differ. Raises like `read`."""
+        found = [self._places[key] for key in keys]
+        first = found[0][1][0]
+        kind = (name, first.shape, first.dtype)
+        if any(len(places) != 1 or (places[0].name, places[0].shape, places[0].dtype) != kind for _, places in found):
+            return None
+        if any(key not in self._checked for key in keys):
+            return torch.stack([self.read(key)[name] for key in keys])
+        stacked = torch.empty((len(keys), *first.shape), dtype=first.dtype)
+        rows = _bytes(stacked).reshape(len(keys), -1)
+        for row, (shard, places) in zip(rows, found, strict=True):
+            row[:] = self._content(shard, places[0])
+        return stacked
+
     def _tensor(self, shard: _Shard, place: _Place) -> Tensor:
         tensor = torch.empty(place.shape, dtype=place.dtype)
-        if place.end > place.begin:
-            view = memoryview(_bytes(tensor)).cast("B")
-            if not self._files.read_into(shard.path, place.begin, view):
-                raise self._damaged(shard)
+        _bytes(tensor)[:] = self._content(shard, place)
         return tensor
+
+    def _content(self, shard: _Shard, place: _Place) -> NDArray[np.uint8]:
+        """The bytes of one tensor, as they lie in the file."""
+        content = self._files.get(shard.path)
+        if place.end > len(content):
+            raise self._damaged(shard)
+        return content[place.begin : place.end]
 
     def _damaged(self, shard: _Shard) -> RunError:
         self._files.close(shard.path)
-        shard.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows keeps a file that another process has open
+            shard.path.unlink()
         return RunError(
             f"{shard.path}: this part of the cache was damaged on the disk, and has been removed. "
             "Start again: what it held is encoded anew."
@@ -142,13 +163,13 @@ def checksum(tensors: Iterable[Tensor]) -> int:
     """CRC-32 over the bytes of tensors."""
     value = 0
     for tensor in tensors:
-        value = zlib.crc32(_bytes(tensor), value)
+        value = zlib.crc32(_bytes(tensor).data, value)
     return value
 
 
-def _bytes(tensor: Tensor) -> Any:
-    """The memory of a contiguous tensor as a numpy array of bytes."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """The memory of a contiguous tensor as bytes, (N,)."""
+    return cast(NDArray[np.uint8], tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 def _index(path: Path) -> dict[str, tuple[_Shard, tuple[_Place, ...]]]:
@@ -189,44 +210,31 @@ def _cannot_write(path: Path, need: int, error: Exception) -> RunError:
 
 
 class _OpenFiles:
-    """The latest files, kept open: opening costs more than reading an entry."""
+    """The latest files, kept mapped into memory: opening costs more than reading an entry."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._files: OrderedDict[Path, NDArray[np.uint8]] = OrderedDict()
 
-    def read_into(self, path: Path, begin: int, view: memoryview) -> bool:
-        """Fills `view` from the file; whether it had that many bytes."""
+    def get(self, path: Path) -> NDArray[np.uint8]:
+        """The bytes of a file. Who holds them may go on reading when the file is closed here. Raises RunError."""
         with self._lock:
-            number = self._files.pop(path, None)
-            if number is None:
-                number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            self._files[path] = number
+            content = self._files.pop(path, None)
+            if content is None:
+                content = _mapped(path)
+            self._files[path] = content
             while len(self._files) > OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            # Within the lock, so that no other thread closes the file meanwhile: the read is mostly a copy from memory.
-            os.lseek(number, begin, os.SEEK_SET)
-            done = 0
-            while done < len(view):
-                chunk = os.readv(number, [view[done:]]) if hasattr(os, "readv") else _read_into(number, view[done:])
-                if chunk == 0:
-                    return False
-                done += chunk
-            return True
+                self._files.popitem(last=False)
+            return content
 
     def close(self, path: Path) -> None:
         with self._lock:
-            number = self._files.pop(path, None)
-            if number is not None:
-                os.close(number)
-
-    def __del__(self) -> None:
-        for number in self._files.values():
-            os.close(number)
+            self._files.pop(path, None)
 
 
-def _read_into(number: int, view: memoryview) -> int:
-    """For Windows, which has no readv."""
-    chunk = os.read(number, len(view))
-    view[: len(chunk)] = chunk
-    return len(chunk)
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:  # ValueError: the file is empty by now
+        raise RunError(f"{path}: this part of the cache cannot be read: {error}. Start again.") from error

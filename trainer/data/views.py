@@ -51,6 +51,11 @@ def changes(options: SubsetOptions) -> list[str]:
     return [name for name in names if getattr(options, name)]
 
 
+def varies(options: SubsetOptions) -> bool:
+    """Whether presentations of an image differ at all."""
+    return options.flip_aug or bool(changes(options))
+
+
 def choose(item: Item, streams: Streams) -> View:
     """The view of one presentation."""
     options = item.source.options

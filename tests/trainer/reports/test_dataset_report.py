@@ -86,7 +86,7 @@ def test_problems_are_named(report: reports.DatasetReport) -> None:
     assert what(report, "small.png")[:2] == [
         "its caption is empty",
         "too small: enlarged 3.2 times",
-    ]  # 60 x 40 to 192 x 128
+    ]
     assert any("is cropped away" in line for line in what(report, "wide.png"))
     assert "it has no caption" in what(report, "wide.png")
     assert any("cut off at " in line and "(5 tokens)" in line for line in what(report, "b.png"))
