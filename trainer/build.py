@@ -147,6 +147,8 @@ def training(
     wanted = prompts.requests(config.samples)
     accelerator = accelerator_for(config)
     family = open_family(config)
+    for line in family.notes:
+        console.say(f"note: {line}")
     split = split_of(config, scan_data(config, console, family), family.latent_factor)
     for line in held_out_lines(config, split):
         console.say(line)
@@ -319,10 +321,9 @@ def open_family(config: BaseConfig) -> Family:
         raise UserError(
             f"model.base: there is no such base: {base}. Is the path right? It is relative to the config file."
         )
-    kind = _family_class(config)
     torch.manual_seed(config.run.seed)  # random weights (model.init) are drawn from torch's global stream
     try:
-        return kind.load(
+        return _family_class(config).load(
             base,
             prediction=config.model.prediction,
             init=config.model.init,

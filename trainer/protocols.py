@@ -139,6 +139,14 @@ class Family(Protocol):
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: the posterior's mean, times the VAE scale."""
         ...
 
+    def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation) of the latents' posterior, both (B, C, h, w) float32, times the VAE scale."""
+        ...
+
+    def text_recipe(self) -> str:
+        """Whatever besides weights decides what `encode_text` gives: settings and tokenizer, for keys of caches."""
+        ...
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w), times the VAE scale -> (B, 3, H, W) in [-1, 1]."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,18 @@ class LatentDiffusion:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: the posterior's mean, times the VAE scale."""
         return _vae.encode(self.vae, pixels)
+
+    def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation) of the latents' posterior, both (B, C, h, w) float32, times the VAE scale."""
+        return _vae.posterior(self.vae, pixels)
+
+    def text_recipe(self) -> str:
+        """The text settings, and a hash of each tokenizer with its padding."""
+        words = [
+            hashlib.sha256(f"{t.pad_token_id} {t.model_max_length} {t.backend_tokenizer.to_str()}".encode()).hexdigest()
+            for t in self.components.tokenizers.values()
+        ]
+        return f"{self.text_settings} {' '.join(words)}"
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w), times the VAE scale -> (B, 3, H, W), about [-1, 1], float32."""

@@ -40,10 +40,15 @@ def factor(vae: Network) -> int:
 
 def encode(vae: Network, pixels: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32, the posterior's mean times the VAE scale."""
+    return posterior(vae, pixels)[0]
+
+
+def posterior(vae: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, standard deviation), both (B, C, h, w) float32, times the VAE scale."""
     with torch.no_grad(), torch.autocast(vae.device.type, enabled=False):
         # float32: SDXL's VAE overflows in float16.
-        posterior = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
-        return posterior.mean * vae.config.scaling_factor
+        found = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
+        return found.mean * vae.config.scaling_factor, found.std * vae.config.scaling_factor
 
 
 def decode(vae: Network, latents: Tensor) -> Tensor:

@@ -85,6 +85,20 @@ def test_latents_are_the_posterior_mean_times_the_scale(loaded: tuple[Any, Path]
     back = vae.decode(latents / vae.config.scaling_factor).sample
     torch.testing.assert_close(family.decode_latents(latents), back)
     assert not latents.requires_grad
+    mean, deviation = family.encode_posterior(pixels)
+    assert torch.equal(mean, latents)
+    torch.testing.assert_close(deviation, vae.encode(pixels).latent_dist.std * vae.config.scaling_factor)
+
+
+def test_the_text_recipe_tells_settings_and_tokenizers_apart(tmp_path: Path) -> None:
+    base = tiny_sd(tmp_path / "b")
+    plain = StableDiffusion.load(str(base)).text_recipe()
+    assert plain == StableDiffusion.load(str(base)).text_recipe()
+    others = [{"clip_skip": 2}, {"max_tokens": 150}, {"weighted_captions": True}]
+    recipes = {plain, *(StableDiffusion.load(str(base), **o).text_recipe() for o in others)}  # type: ignore[arg-type]
+    recipes.add(StableDiffusion.load(str(tiny_sd(tmp_path / "w", words=True))).text_recipe())
+    recipes.add(StableDiffusion.load(str(tiny_sd(tmp_path / "2", version=2))).text_recipe())
+    assert len(recipes) == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
