@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from trainer import registry
 from trainer.batch import NoiseDraw
+from trainer.noise import gaussian
 from trainer.protocols import NoiseStage, Objective
+from trainer.randomness import generator
 from trainer.reports.cost import milliseconds, peak_bytes
 from trainer.reports.noise_effect import Effect, Latents, acting_timesteps, effect, paired_together
 from trainer.reports.noise_shift import REFERENCE_PULL, Schedule, flow_time
@@ -161,7 +163,7 @@ def report(latents: Latents, asked: Asked, on_progress: Progress | None = None) 
         objective=asked.objective_name,
         timesteps=asked.timesteps,
         pure_noise_at_the_end=schedule.ends_in_pure_noise,
-        plain_milliseconds=milliseconds(lambda: _like(latents, asked.batch_size), device),
+        plain_milliseconds=_plain_milliseconds(latents, asked.batch_size),
         stages=tuple(
             Compared(name, registry.find("noise", name).headline, tuple(measured[name]), *spans.get(name, (0, 0)))
             for name in sorted(measured, key=lambda name: (name not in spans, measured[name][0].together > 0, name))
@@ -233,8 +235,9 @@ def _measured(plan: _Plan, latents: Latents, asked: Asked, schedule: Schedule) -
     )
     pull, scale = found.pull, found.scale
     batch = plan.together or asked.batch_size
-    clean, stream = _like(latents, batch), torch.Generator(latents.x.device).manual_seed(0)
-    plain, at = torch.randn_like(clean), torch.full((batch,), t, device=device)
+    stream = generator(asked.seed, "noise report cost", device=device)
+    clean = gaussian(latents.x.new_empty((batch, *latents.shape)), stream)
+    plain, at = gaussian(clean, stream), torch.full((batch,), t, device=device)
 
     def call() -> torch.Tensor:
         return stage(NoiseDraw(plain, plain), clean, at, stream).target
@@ -271,6 +274,7 @@ def draws_for(latents: Latents, wanted: int) -> int:
     return min(wanted, max(FEWEST_DRAWS, most))
 
 
-def _like(latents: Latents, count: int) -> torch.Tensor:
-    """(count, C, h, w) random numbers on the latents' device."""
-    return torch.randn((count, *latents.shape), device=latents.x.device)
+def _plain_milliseconds(latents: Latents, batch_size: int) -> float:
+    like = latents.x.new_empty((batch_size, *latents.shape))
+    stream = generator(0, "noise report cost", device=like.device)
+    return milliseconds(lambda: gaussian(like, stream), like.device)

@@ -16,6 +16,7 @@ STRONG = 1.4  # times the reference: above what the authors used themselves, but
 WEAK = 0.6
 ALIKE = 0.3  # of the latents' energy in common
 FEW = 50  # images
+USUAL_RMS = (0.3, 3.0)  # of latents
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,15 @@ class Advice:
 
 def advice(report: NoiseReport) -> list[Advice]:
     """What a person should know before they choose, the most important first."""
-    found = [_own(report), _equal(report), _few(report), _alike(report), _last_timestep(report), _size(report)]
+    found = [
+        _odd(report),
+        _own(report),
+        _equal(report),
+        _few(report),
+        _alike(report),
+        _last_timestep(report),
+        _size(report),
+    ]
     return [*(one for one in found if one is not None), *_costs(report)]
 
 
@@ -52,6 +61,18 @@ def _times(strength: float) -> str:
 
 def acts(schedule: Schedule, found: Effect, t: int) -> float:
     return schedule.acts_as(t, found.pull, found.scale)
+
+
+def _odd(report: NoiseReport) -> Advice | None:
+    """Latents that no VAE in order makes of pictures."""
+    if USUAL_RMS[0] <= report.latent_rms <= USUAL_RMS[1]:
+        return None
+    return Advice(
+        f"Latents of an unusual size: {report.latent_rms:.2g}",
+        "Stable Diffusion's have about 1. Is it the right VAE, with the right scaling factor? Noise hides latents that "
+        "are too small at every timestep, whatever is paired with them.",
+        "caution",
+    )
 
 
 def _own(report: NoiseReport) -> Advice:
@@ -238,7 +259,7 @@ KNOWN = (
     "steps): the training loss fell from .214 with plain noise to .173 with the nearest of 64 and .158 with "
     "assignment, while the loss on held-out images with plain noise rose from .210 to .224 and .231, and fewer samples "
     "were recognised. A control that chooses nothing, but gives the noise the same mean and variance, did the same as "
-    "choosing.",
+    "choosing, within the intervals, in 13 of 14 measures.",
     "Not known: what pairing does to a LoRA at real sizes, where its pull is 7 to 14 times smaller; with few images; "
     "in flow matching.",
 )

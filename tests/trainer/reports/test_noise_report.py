@@ -97,6 +97,17 @@ def test_other_settings_of_the_stage_are_kept() -> None:
     assert abs(found["1024"]["variance_change_percent"]) < 1
 
 
+def test_a_stage_without_values_to_compare_is_reported_when_it_is_on() -> None:
+    """The control `matched` pulls as the nearest of k does, and says nothing of information."""
+    found = report(unit_latents(40, 4, 8, 8), replace(asked(matched=settings("matched", k=64)), draws=2048))
+    stage, chosen = found.configured or pytest.fail("nothing is configured")
+    assert (found.stages[0].name, len(stage.settings), chosen.information) == ("matched", 1, None)
+    nearest = found.as_dict()["oversampling"]["64"]
+    assert chosen.effect.pull == pytest.approx(nearest["pull"], rel=0.05)
+    assert "matched at k = 64" in headline(found)
+    parsed(noise_page(found, "x"))
+
+
 def test_the_page_tells_all_numbers_and_stands_alone(small: NoiseReport) -> None:
     page = noise_page(small, "<my> run")
     checker = parsed(page)
@@ -158,6 +169,11 @@ def test_advice_on_images_that_look_alike() -> None:
     assert "look alike: 8" in texts(found)  # 80 %
     noise = found.as_dict()
     assert noise["oversampling"]["8"]["drift_sigma"] > 1 > noise["assignment"]["8"]["drift_sigma"]
+
+
+def test_advice_on_latents_of_a_wrong_vae(small: NoiseReport) -> None:
+    assert "unusual size" not in texts(small)
+    assert "unusual size: 0.06" in texts(replace(small, latent_rms=0.06))
 
 
 def test_warning_names_the_value_that_is_as_strong() -> None:
