@@ -8,6 +8,8 @@ import gradio as gr
 
 from ui.form import Form, search_index
 from ui.media import Media
+from ui.queue_page import QueuePage
+from ui.runs_page import Runs
 from ui.setup_page import Setup
 from ui.theme import head
 from ui.train_page import Train
@@ -26,6 +28,8 @@ def build(workspace: Workspace, media: Media) -> App:
     form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
     setup = Setup(workspace, form)
     train = Train(workspace, media, setup)
+    runs = Runs(workspace, media)
+    queue = QueuePage(workspace)
     with gr.Blocks(
         title="Immiscible Trainer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
@@ -44,8 +48,14 @@ def build(workspace: Workspace, media: Media) -> App:
                         form.place(form.rest(section))
             with gr.Tab("Train"):
                 train.build()
+            with gr.Tab("Runs") as runs_tab:
+                runs.build()
+            with gr.Tab("Queue"):
+                queue.build()
         with settings:
             setup.all_settings()
         setup.wire(blocks)
         train.wire(blocks)
+        runs.wire(runs_tab)
+        queue.wire(train.timer, train.queue, train.saved, setup.inputs, [train.checked])
     return App(blocks, head(search_index(form)))

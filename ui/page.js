@@ -121,6 +121,12 @@
     "drop-file": "Move this image and its caption into the folder \u201cremoved\u201d beside it?",
   };
 
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("#runs [data-run]")) {
+      pick("runs-chosen", JSON.stringify($$("#runs [data-run]:checked").map((box) => box.dataset.run)));
+    }
+  });
+
   // Hands a value to a hidden text field, as if it had been typed.
   function pick(into, value) {
     const input = $(`#${into} textarea, #${into} input`);

@@ -135,6 +135,7 @@ class Train:
         """Everything that changed since the state of which `seen` is the mark."""
         runs = self.workspace.runs()
         old = _marks(seen)
+        asked = name
         if name not in runs:
             name = next(iter(runs), "")
         if not name:
@@ -163,7 +164,9 @@ class Train:
         return [
             gr.skip() if "state" in same else "",
             json.dumps(marks),
-            gr.skip() if {"runs", "name"} <= same else gr.update(choices=list(runs), value=name),
+            gr.skip()
+            if {"runs", "name"} <= same
+            else self._choices(list(runs), name, keep=bool(seen) and asked == name),
             status_html(name, found, told_so_far),
             gr.skip() if "count" in same else curves_html(told_so_far),
             gr.skip() if "samples" in same else samples_html(self.media, run, told_so_far),
@@ -171,6 +174,10 @@ class Train:
             gr.skip() if "state" in same else self._checkpoints(run.checkpoints, "resume" in found.can),
             *([gr.skip()] * len(buttons) if "state" in same else buttons),
         ]
+
+    def _choices(self, runs: list[str], name: str, *, keep: bool) -> Any:
+        """keep: an answer to a look at this run must not undo the choice of another one that was made meanwhile."""
+        return gr.update(choices=runs) if keep else gr.update(choices=runs, value=name)
 
     def _skip(self) -> list[Any]:
         return [gr.skip()] * len(self.live)
@@ -183,11 +190,11 @@ class Train:
         return processes.start_log(self.workspace, name)
 
     def _start(self, draft: str, *raw: Any) -> list[Any]:
-        page = self._saved(draft, raw)
+        page = self.saved(draft, raw)
         name = told(processes.start, self.workspace, self.workspace.config(page.draft.file))
         return [*self.setup.show_all(page), *self._show(name, "")]
 
-    def _saved(self, draft: str, raw: Any) -> Page:
+    def saved(self, draft: str, raw: Any) -> Page:
         """The page, saved if it has changes: a run is started from a file."""
         page = told(session.page_of, draft, raw)
         if not page.draft.file:
@@ -195,7 +202,7 @@ class Train:
         return told(session.save, self.workspace, page) if session.changed(page) else page
 
     def _check(self, draft: str, *raw: Any) -> Iterator[list[Any]]:
-        page = self._saved(draft, raw)
+        page = self.saved(draft, raw)
         shown: list[Any] = self.setup.show_all(page)
         config = str(self.workspace.config(page.draft.file))
         yield [*shown, "<p class='quiet'>Looking at config, base and images ...</p>", gr.update(visible=True)]

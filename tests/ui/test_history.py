@@ -1,0 +1,109 @@
+"""What the UI reads of a run: torn lines, repeated steps, files that grow."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from trainer.run_dir import RunDir
+from ui.history import history
+from ui.plots import Line, chart, smoothed, thinned, ticks
+
+
+def write(run: RunDir, *events: dict[str, object] | str) -> None:
+    run.path.mkdir(exist_ok=True)
+    with run.metrics.open("a", encoding="utf-8") as file:
+        for event in events:
+            file.write(event if isinstance(event, str) else json.dumps(event) + "\n")
+
+
+def step(number: int, **about: object) -> dict[str, object]:
+    return {"event": "step", "step": number, "time": number / 10, "loss": 1 / number, "lr": {"unet": 1e-4}, **about}
+
+
+def test_a_line_counts_once_it_is_whole(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write(run, {"event": "start", "step": 0, "time": 0, "steps": 9}, step(1), '{"event": "step", "st')
+    assert history(run).step == 1
+    write(run, 'ep": 2, "time": 0.2, "loss": 0.5}\n', "garbage\n", "[1]\n", step(3))
+    told = history(run)
+    assert told.curve("loss").steps.tolist() == [1, 2, 3]
+    assert told.count == 4
+
+
+def test_steps_that_a_resumed_run_does_again_replace_the_first_ones(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write(run, {"event": "start", "step": 0, "time": 0, "steps": 9}, *(step(i) for i in range(1, 8)))
+    write(run, {"event": "sample", "step": 6, "time": 1, "files": [], "prompts": []})
+    write(run, {"event": "start", "step": 4, "time": 2, "steps": 9, "resumed": True})
+    assert history(run).step == 4
+    assert history(run).samples == []
+    write(run, step(5), step(6))
+    assert history(run).curve("loss").steps.tolist() == [1, 2, 3, 4, 5, 6]
+    assert history(run).curve("lr/unet").steps.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_file_under_the_same_name_is_read_anew(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write(run, *(step(i) for i in range(1, 8)))
+    assert history(run).step == 7
+    run.metrics.unlink()
+    assert history(run).step == 0
+    write(run, step(1))
+    assert history(run).curve("loss").steps.tolist() == [1]
+
+
+def test_hostile_values_are_gaps(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write(run, step(1, loss="nan"), step(2, loss=None, lr="x", loss_by_timestep=[1]), step(3, grad_norm="inf"))
+    told = history(run)
+    assert [math.isnan(v) for v in told.curve("loss").values] == [True, True, False]
+    assert told.curve("lr/unet").steps.tolist() == [1, 3]
+
+
+def test_the_rate_leaves_out_a_pause(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    events = [step(i) for i in range(1, 21)]
+    for event in events[10:]:
+        event["time"] = float(str(event["time"])) + 3600
+    write(run, *events)
+    rate = history(run).steps_per_second()
+    assert rate is not None
+    assert math.isclose(rate, 10.0, rel_tol=1e-6)
+
+
+def test_smoothing_of_a_constant_is_the_constant_and_gaps_are_passed_over() -> None:
+    values = np.full(100, 3.0)
+    values[50] = np.nan
+    assert np.allclose(smoothed(values), 3.0)
+
+
+def test_thinning_keeps_ends_and_extremes() -> None:
+    x = np.arange(100_000.0)
+    y = np.random.default_rng(0).normal(size=100_000)
+    y[31_415], y[27_182] = 99.0, -99.0
+    few_x, few_y = thinned(x, y)
+    assert len(few_x) <= 402
+    assert {99.0, -99.0} <= set(few_y)
+    assert few_x[0] == 0
+    assert few_x[-1] == 99_999
+    assert (np.diff(few_x) > 0).all()
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
+    for low, high in ((0.013, 0.0134), (-5, 1e6), (3, 3)):
+        assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks(low, high))
+
+
+def test_a_chart_escapes_names_and_draws_what_is_finite() -> None:
+    y = np.array([1.0, np.nan, np.inf, 2.0])
+    picture = chart([Line("<script>", np.arange(4.0), y, "#000")], title="a & b")
+    assert "<script>" not in picture
+    assert "a &amp; b" in picture
+    assert "nan" not in picture.lower()
+    assert "inf" not in picture.replace("info", "")
+    assert "Nothing to show" in chart([], title="x")

@@ -1,0 +1,214 @@
+"""Runs next to each other: what differs between their settings, their curves, their samples."""
+
+from __future__ import annotations
+
+import html
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.run_dir import RunDir
+from ui.fields import toml_literal
+from ui.history import history, number, whole
+from ui.media import Media
+from ui.plots import SMALL, WIDE, Line, chart, colour, smoothed
+from ui.run_views import samples_of
+from ui.status import PILLS, WORDS, status
+from ui.workspace import Workspace
+
+MOST = 6  # runs next to each other
+RESULT_SUFFIXES = {".safetensors"}
+REPORTS = {
+    "learning-report.html": "Learning report",
+    "noise-report.html": "Noise report",
+    "dataset-report.html": "Dataset report",
+}
+# Follows from where a run lies, or is different by nature.
+UNINTERESTING = {"run.name", "run.output_dir"}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested tables."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                yield from flat(item, f"{prefix}{key}[{index}].")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def settings(run: RunDir) -> dict[str, Any]:
+    """What the run was asked for, by dotted key; {} where its config can't be read."""
+    try:
+        return dict(flat(tomllib.loads(run.config.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return {}
+
+
+def differing(runs: Sequence[RunDir]) -> list[tuple[str, list[Any]]]:
+    """(key, value in each run) of every setting that is not the same in all of them; None = not set."""
+    found = [settings(run) for run in runs]
+    keys = dict.fromkeys(key for one in found for key in one)
+    rows = [(key, [one.get(key) for one in found]) for key in keys if key not in UNINTERESTING]
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
+
+
+def shown_value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else toml_literal(value)
+
+
+def settings_html(names: Sequence[str], runs: Sequence[RunDir]) -> str:
+    if len(runs) < 2:
+        return "<p class='quiet'>Choose a second run to see what differs.</p>"
+    rows = differing(runs)
+    if not rows:
+        return "<p class='quiet'>Their settings are the same.</p>"
+    head = "".join(f"<th>{_dot(i)}{html.escape(name)}</th>" for i, name in enumerate(names))
+    body = "".join(
+        f"<tr><td><code>{html.escape(key)}</code></td>"
+        + "".join(f"<td>{html.escape(shown_value(value))}</td>" for value in values)
+        + "</tr>"
+        for key, values in rows
+    )
+    return f"<table class='plain'><tr><th>Setting</th>{head}</tr>{body}</table>"
+
+
+def _dot(index: int) -> str:
+    return f"<i class='dot' style='background:{colour(index)}'></i>"
+
+
+def curves_html(names: Sequence[str], runs: Sequence[RunDir]) -> str:
+    """Training loss, validation loss and improvement over the base, one colour for each run."""
+    loss, held_out, better = [], [], []
+    for index, (name, run) in enumerate(zip(names, runs, strict=True)):
+        told = history(run)
+        x, y = told.curve("loss").arrays()
+        loss.append(Line(name, x, smoothed(y), colour(index)))
+        if told.validations:
+            at = np.array([whole(e.get("step")) for e in told.validations], float)
+            values = np.array([number(e.get("loss")) for e in told.validations])
+            held_out.append(Line(name, at, values, colour(index), dots=True))
+            gains = [e.get("better") for e in told.validations]
+            means = np.array([number(g[0]) * 100 if isinstance(g, list) and len(g) == 3 else np.nan for g in gains])
+            better.append(Line(name, at, means, colour(index), dots=True))
+    parts = [chart(loss, title="Training loss, smoothed", size=WIDE, empty="None of these runs has finished a step.")]
+    if held_out:
+        parts.append(chart(held_out, title="Validation loss", size=SMALL))
+    if any(np.isfinite(line.y).any() for line in better):
+        parts.append(chart(better, title="Better than the base, in %", size=SMALL))
+    note = (
+        "<p class='quiet'>Noise Oversampling changes what the training loss measures: compare runs with and without it "
+        "by validation loss and by samples, not by training loss.</p>"
+        if _noise_differs(runs)
+        else ""
+    )
+    return f"<div class='charts'>{''.join(parts)}</div>{note}"
+
+
+def _noise_differs(runs: Sequence[RunDir]) -> bool:
+    return any(key.startswith("noise.") for key, _ in differing(runs)) if len(runs) > 1 else False
+
+
+def sample_steps(runs: Sequence[RunDir]) -> list[int]:
+    """Steps at which samples were drawn, those that all runs share first, the newest first."""
+    steps = [{whole(e.get("step")) for e in history(run).samples} for run in runs]
+    if not steps:
+        return []
+    common = set.intersection(*steps)
+    return sorted(common, reverse=True) + sorted(set.union(*steps) - common, reverse=True)
+
+
+def samples_html(media: Media, names: Sequence[str], runs: Sequence[RunDir], step: int) -> str:
+    """One row for each prompt, one column for each run."""
+    columns = []
+    for run in runs:
+        event = next((e for e in reversed(history(run).samples) if whole(e.get("step")) == step), {})
+        columns.append(dict(enumerate(samples_of(run, event))))
+    count = max((len(column) for column in columns), default=0)
+    if not count:
+        return "<p class='quiet'>No samples at this step.</p>"
+    head = "".join(f"<th>{_dot(i)}{html.escape(name)}</th>" for i, name in enumerate(names))
+    rows = []
+    for index in range(count):
+        prompt = next((column[index][1] for column in columns if index in column), "")
+        cells = "".join(f"<td>{_picture(media, column.get(index))}</td>" for column in columns)
+        rows.append(f"<tr><td class='quiet'>{html.escape(prompt)}</td>{cells}</tr>")
+    return f"<table class='side-by-side'><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _picture(media: Media, found: tuple[Path, str] | None) -> str:
+    if found is None:
+        return "<span class='quiet'>none</span>"
+    url = media.url("image", found[0])
+    alt = html.escape(found[1], quote=True)
+    return f"<a href='{url}' target='_blank' rel='noopener'><img src='{url}' alt='{alt}' loading='lazy'></a>"
+
+
+def results(run: RunDir) -> list[Path]:
+    """The files that a run has made for use elsewhere, the final one first."""
+    files = [p for p in run.path.glob("*") if p.suffix in RESULT_SUFFIXES and p.is_file()]
+    return sorted(files, key=lambda p: (p.stem != run.name, p.name))
+
+
+def files_html(media: Media, names: Sequence[str], runs: Sequence[RunDir]) -> str:
+    """Results and reports to open or download."""
+    parts = []
+    for index, (name, run) in enumerate(zip(names, runs, strict=True)):
+        links = [
+            f"<a href='{media.url('report', run.path / file)}' target='_blank' rel='noopener'>{title}</a>"
+            for file, title in REPORTS.items()
+            if (run.path / file).is_file()
+        ]
+        wanted = [*results(run), *(p for p in (run.config, run.log, run.metrics) if p.is_file())]
+        links += [
+            f"<a href='{media.url('download', p)}' download>{html.escape(p.name)}</a> "
+            f"<span class='quiet'>{_size(p.stat().st_size)}</span>"
+            for p in wanted
+        ]
+        items = "".join(f"<li>{link}</li>" for link in links)
+        parts.append(f"<div><h3>{_dot(index)}{html.escape(name)}</h3><ul class='files'>{items}</ul></div>")
+    return f"<div class='columns'>{''.join(parts)}</div>"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def table_html(workspace: Workspace, chosen: Sequence[str]) -> str:
+    """All runs with a box to choose each."""
+    runs = workspace.runs()
+    if not runs:
+        return (
+            "<div class='note-box'>No runs yet. The <button type='button' class='link' data-tab='Train'>Train</button> "
+            "page starts one; its results will be listed here.</div>"
+        )
+    rows = []
+    for name, run in runs.items():
+        found = status(workspace, name, run)
+        told = history(run)
+        escaped = html.escape(name, quote=True)
+        last = told.validations[-1].get("better") if told.validations else None
+        gain = f"{number(last[0]):+.1%}" if isinstance(last, list) and len(last) == 3 and last[0] is not None else "-"
+        when = number((told.end or told.last_step or told.start).get("time"))
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(when)) if np.isfinite(when) else "-"
+        checked = "checked" if name in chosen else ""
+        rows.append(
+            f"<tr><td><label><input type='checkbox' data-run='{escaped}' {checked}> {escaped}</label></td>"
+            f"<td><span class='pill {PILLS[found.state]}'>{WORDS[found.state]}</span></td>"
+            f"<td>{found.step:,} / {found.steps:,}</td>"
+            f"<td>{f'{found.loss:.4g}' if np.isfinite(found.loss) else '-'}</td><td>{gain}</td><td>{date}</td></tr>"
+        )
+    head = "".join(f"<th>{text}</th>" for text in ("Run", "State", "Step", "Loss", "Better than base", "Last change"))
+    return f"<div class='scroll'><table class='plain runs'><tr>{head}</tr>{''.join(rows)}</table></div>"
