@@ -174,7 +174,7 @@ def _alignment(stages: list[Compared]) -> Html:
         stages,
         Axis("sigma", zero=True),
         lambda n: n.effect.alignment_sigma,
-        "In standard deviations of plain noise, along the direction of the image: much the same for images of any size.",
+        "In standard deviations of plain noise, along the direction of the image: much the same at any image size.",
     )
 
 
