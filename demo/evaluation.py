@@ -23,7 +23,7 @@ from demo.vae import to_pixels
 
 STEPS = 20
 GUIDANCE = 3.0
-PER_DIGIT = 10
+PER_DIGIT = 20
 NOISES = 4  # draws of noise and timestep per held-out picture
 
 

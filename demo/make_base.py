@@ -1,4 +1,4 @@
-"""Makes the demo's base model again, from nothing: `python -m demo.make_base`. Takes about an hour on one CPU core.
+"""Makes the demo's base model again, from nothing: `python -m demo.make_base`. Takes about 40 minutes on one CPU core.
 
 The pictures are drawn here, the autoencoder is trained here, and everything else is an ordinary run of the trainer
 with `demo/base.toml`.
