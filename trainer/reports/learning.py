@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.measurements import Answers, Losses, Measurements, Questions
-from trainer.reports.estimate import Estimate, improvement
+from trainer.reports.estimate import FEWEST, Estimate, improvement
 
 BINS = 4  # equal slices of the noise schedule, clean to noisy
 IN_A_ROW = 2  # checkpoints that must agree before a run is called memorising: one may be chance
@@ -64,6 +64,8 @@ class Learning:
     best: int  # step of the lowest held-out loss
     memorising_since: int | None  # held-out images get worse, training images still better
     worsening_since: int | None  # held-out images get worse, training images do not get better
+    plateau_since: int | None  # from this step on nothing measurable was gained on held-out images
+    training_gained: bool  # while the training images got measurably better
     still_improving: bool  # the last is the best, and measurably better than the one before
     changes: tuple[ImageChange, ...]  # most improved first
     verdict: str  # in plain words
@@ -87,6 +89,7 @@ def learning(found: Measurements) -> Learning | None:
     checkpoints = tuple(_checkpoint(rows, found.base, answers) for answers in found.checkpoints)
     best = min(range(len(checkpoints)), key=lambda i: checkpoints[i].loss)
     memorising, worsening = _since(rows, found.checkpoints, best)
+    plateau, gained = _plateau(rows, found.checkpoints, best)
     base = found.base
     numbers = Learning(
         images=len(set(rows.names(rows.held_out))),
@@ -100,6 +103,8 @@ def learning(found: Measurements) -> Learning | None:
         best=checkpoints[best].step,
         memorising_since=memorising,
         worsening_since=worsening,
+        plateau_since=plateau,
+        training_gained=gained,
         still_improving=best == len(checkpoints) - 1 > 0 and _is_better(rows, *found.checkpoints[-2:]),
         changes=() if base is None else _changes(rows, base, found.checkpoints[best]),
         verdict="",
@@ -178,8 +183,21 @@ def _since(rows: _Rows, checkpoints: tuple[Answers, ...], best: int) -> tuple[in
     return (since, None) if seen is not None and seen.mean > 0 else (None, since)
 
 
-def _is_better(rows: _Rows, before: Answers, after: Answers) -> bool:
-    found = rows.improvement(before, after, rows.held_out)
+def _plateau(rows: _Rows, checkpoints: tuple[Answers, ...], best: int) -> tuple[int | None, bool]:
+    """The earliest step that the best one is not measurably better than, unless it is among the last `IN_A_ROW`; and
+    whether the training images got measurably better from there to the end."""
+    for answers in checkpoints[:-IN_A_ROW]:
+        if _has_interval(rows) and not _is_better(rows, answers, checkpoints[best]):
+            return answers.step, _is_better(rows, answers, checkpoints[-1], held_out=False)
+    return None, False
+
+
+def _has_interval(rows: _Rows) -> bool:
+    return len(set(rows.names(rows.held_out))) >= FEWEST
+
+
+def _is_better(rows: _Rows, before: Answers, after: Answers, *, held_out: bool = True) -> bool:
+    found = rows.improvement(before, after, rows.held_out if held_out else ~rows.held_out)
     return found is not None and found.better
 
 
@@ -208,6 +226,9 @@ def verdict(found: Learning) -> str:
     elif found.worsening_since is not None:
         too = ", on the training images too" if found.training_images else ""
         parts.append(f"getting worse since step {found.worsening_since}{too}")
+    elif found.plateau_since is not None:
+        gained = ", only the training images got better" if found.training_gained else ""
+        parts.append(f"no measurable gain since step {found.plateau_since}{gained}")
     return "; ".join(parts)
 
 

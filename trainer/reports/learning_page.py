@@ -84,6 +84,8 @@ def _advice(found: Learning, best_file: str) -> list[Html]:
                 mood="good",
             )
         )
+    elif found.plateau_since is not None:
+        advice.append(callout(*_plateau(found), mood="caution" if found.training_gained else ""))
     elif found.best != found.last.step:
         advice.append(callout(use))
     if found.images < FEW:
@@ -91,6 +93,21 @@ def _advice(found: Learning, best_file: str) -> list[Html]:
             callout(f"Only {found.images} images were held out. With more of them the intervals would be narrower.")
         )
     return advice
+
+
+def _plateau(found: Learning) -> list[object]:
+    gained = (
+        "The images that train went on getting better, so what was learned after that is about them alone."
+        if found.training_gained
+        else "The images that train did not get better either."
+        if found.training_images
+        else ""
+    )
+    return [
+        element("strong", f"No measurable gain since step {found.plateau_since}."),
+        f"The lowest loss is that of step {found.best}, but on these {found.images} images it cannot be told from that "
+        f"of step {found.plateau_since}. {gained} A shorter run may do as well.",
+    ]
 
 
 def _figures(found: Learning) -> list[Figure]:

@@ -52,6 +52,20 @@ def test_learning_to_the_end() -> None:
     assert found.worsening_since is None
 
 
+def test_a_plateau_begins_where_the_best_is_not_measurably_better() -> None:
+    found = run([(0.99, 0.98), (0.95, 0.95), (0.9499, 0.9), (0.951, 0.85), (0.9497, 0.8)])
+    assert found.plateau_since == 200
+    assert found.training_gained
+    assert found.memorising_since is None
+    assert found.verdict.endswith("no measurable gain since step 200, only the training images got better")
+    both = run([(0.99, 0.98), (0.95, 0.95), (0.9499, 0.95), (0.951, 0.95), (0.9497, 0.95)])
+    assert both.verdict.endswith("no measurable gain since step 200")
+
+
+def test_a_run_that_learns_to_the_end_has_no_plateau() -> None:
+    assert run([(1 - 0.01 * i, 1 - 0.01 * i) for i in range(1, 8)]).plateau_since is None
+
+
 def test_a_standstill_is_no_reason_to_go_on() -> None:
     found = run([(0.97, 0.96), (0.95, 0.93), (0.9499, 0.93)])
     assert not found.still_improving
