@@ -1,0 +1,19 @@
+"""The composition root: the one place that turns a whole config into objects."""
+
+from trainer.build.data import scan_data, split_of
+from trainer.build.model import accelerator_for, objective_of, open_family
+from trainer.build.run import Training, preflight, train, training
+from trainer.build.summary import summary
+
+__all__ = [
+    "Training",
+    "accelerator_for",
+    "objective_of",
+    "open_family",
+    "preflight",
+    "scan_data",
+    "split_of",
+    "summary",
+    "train",
+    "training",
+]

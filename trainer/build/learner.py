@@ -1,0 +1,65 @@
+"""What learns in a run: the wrapped network, its optimizer, schedule and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainer import optimizers, parameters, schedules
+from trainer.build.model import last_step
+from trainer.config import BaseConfig
+from trainer.ema import Averages
+from trainer.guards import FiniteSteps
+from trainer.loop import Pace
+from trainer.network import Network
+from trainer.parameters import Rates
+from trainer.protocols import Family
+from trainer.resume import Stateful
+from trainer.schedules import Shape
+
+
+@dataclass(frozen=True)
+class Learner:
+    network: nn.Module  # wrapped by accelerate
+    optimizer: Optimizer  # wrapped by accelerate
+    schedule: LambdaLR
+    weights: Mapping[str, nn.Parameter]  # everything that trains
+    rates: Sequence[float]  # of the optimizer's groups
+    averages: Averages
+    finite: FiniteSteps
+    spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
+
+    @property
+    def also_saved(self) -> dict[str, Stateful]:
+        """What changes from step to step besides weights, optimizer and schedule."""
+        return {"finite": self.finite, "averages": self.averages}
+
+
+def learner_of(
+    config: BaseConfig, accelerator: Accelerator, family: Family, rates: Mapping[str, float], pace: Pace
+) -> Learner:
+    """Wraps what trains; `rates`: the learning rate of each part."""
+    settings = config.optimizer
+    groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.lora_plus))
+
+    def make() -> Optimizer:
+        return optimizers.build(settings.name, groups, settings.args)
+
+    modules = Network(family)
+    if config.training.gradient_checkpointing:
+        modules.enable_gradient_checkpointing()
+    network, optimizer = accelerator.prepare(modules, make())
+    schedule = schedules.build(
+        optimizer,
+        Shape(**config.schedule.model_dump()),
+        total=pace.steps,
+        until=[last_step(config, family, group, pace) for group in groups],
+    )
+    weights = dict(parameters.trainable(family.parts))
+    averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
+    return Learner(network, optimizer, schedule, weights, [group.lr for group in groups], averages, FiniteSteps(), make)

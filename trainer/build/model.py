@@ -1,0 +1,125 @@
+"""The network of a run: its base, what of it trains, what it predicts, what is saved of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from trainer import lora, parameters, registry
+from trainer.config import BaseConfig
+from trainer.config_io import looks_like_path
+from trainer.data.dataset import Dataset
+from trainer.errors import UserError
+from trainer.facts import metadata_of, model_metadata_of
+from trainer.loop import Pace
+from trainer.parameters import Group
+from trainer.protocols import Family, Objective
+from trainer.results import DTYPES, FullResult, LoraResult, Result
+
+
+def accelerator_for(config: BaseConfig) -> Accelerator:
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.training.precision]
+    cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if cpu and precision == "fp16":
+        raise UserError("training.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    if config.run.device in ("cuda", "mps") and cpu:
+        raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
+    # accelerate keeps the first precision for the life of the process; here one process may train several runs.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=config.training.gradient_accumulation
+    )
+
+
+def open_family(config: BaseConfig) -> Family:
+    """Loads the base by the family that was asked for, or the one that recognises it."""
+    base = config.model.base
+    if looks_like_path(base) and not Path(base).exists():
+        raise UserError(
+            f"model.base: there is no such base: {base}. Is the path right? It is relative to the config file."
+        )
+    torch.manual_seed(config.run.seed)  # random weights (model.init) are drawn from torch's global stream
+    try:
+        return _family_class(config).load(
+            base,
+            prediction=config.model.prediction,
+            init=config.model.init,
+            tokenizer=config.model.tokenizer,
+            vae=config.model.vae,
+            clip_skip=config.model.clip_skip,
+            max_tokens=config.model.max_tokens,
+            weighted_captions=config.model.weighted_captions,
+        )
+    except UserError as error:
+        raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
+
+
+def _family_class(config: BaseConfig) -> type[Family]:
+    if config.model.family != "auto":
+        return registry.find("models", config.model.family)
+    for name in registry.names("models"):
+        if registry.find("models", name).recognises(config.model.base):
+            return registry.find("models", name)
+    families = registry.names("models")
+    told = [what for name in families if (what := registry.find("models", name).describes(config.model.base))]
+    what = f"it is {told[0]}" if told else "it is none of the models that the families know"
+    raise UserError(
+        f"model.base: {config.model.base} cannot be trained: {what}. There are the families {', '.join(families)}; "
+        "expected a checkpoint in one file, a diffusers folder (with a model_index.json) or a hub id."
+    )
+
+
+def objective_of(config: BaseConfig, family: Family) -> Objective:
+    name = family.prediction if config.model.prediction == "auto" else config.model.prediction
+    return registry.find("objectives", name)(family.alphas_cumprod)
+
+
+def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
+    """Injects adapters or unfreezes weights; returns the learning rate of each part that trains."""
+    training, rate = config.training, config.optimizer.lr
+    rates = {name: rate for name in family.parts if training.unet and name not in family.text_parts}
+    if training.text_encoder:
+        rates |= dict.fromkeys(family.text_parts, config.optimizer.text_encoder_lr or rate)
+    if training.method == "lora":
+        settings = config.lora
+        lora.inject(
+            family,
+            list(rates),
+            rank=settings.rank,
+            alpha=settings.alpha,
+            conv_rank=settings.conv_rank,
+            conv_alpha=settings.conv_alpha,
+            dropout=settings.dropout,
+            rank_dropout=settings.rank_dropout,
+            module_dropout=settings.module_dropout,
+            method=settings.method,
+            ranks=settings.ranks,
+            seed=config.run.seed,
+        )
+        if settings.init_from:
+            lora.init_from(family, Path(settings.init_from))
+    else:
+        for name in rates:
+            parameters.unfreeze(family.parts[name])
+    for parameter in family.unused_parameters():
+        parameter.requires_grad_(False)
+    return rates
+
+
+def last_step(config: BaseConfig, family: Family, group: Group, pace: Pace) -> int:
+    """After how many steps a group of parameters stops training."""
+    until = config.training.text_encoder_until
+    if not until or group.part not in family.text_parts:
+        return pace.steps
+    return round(until * pace.steps) if until < 1 else int(until)
+
+
+def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int) -> Result:
+    dtype = DTYPES[config.save.dtype]
+    if config.training.method == "full":
+        facts = model_metadata_of(config, family, dataset)
+        return FullResult(family, dtype, config.save.full, facts)
+    return LoraResult(family, dtype, metadata_of(config, family, dataset, pace, processes))

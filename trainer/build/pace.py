@@ -1,0 +1,23 @@
+"""How long a run is and how a step is put together."""
+
+from __future__ import annotations
+
+import math
+
+from trainer.config import BaseConfig
+from trainer.data.plan import Plan
+from trainer.loop import Pace
+
+
+def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
+    training = config.training
+    per_step = training.gradient_accumulation * processes
+    steps = math.ceil(training.epochs * plan.batches_per_epoch / per_step) if training.epochs else training.steps
+    return Pace(
+        steps=steps,
+        accumulation=training.gradient_accumulation,
+        batches_per_epoch=plan.batches_per_epoch,
+        max_grad_norm=training.max_grad_norm,
+        log_every=config.logging.every,
+        seed=config.run.seed,
+    )

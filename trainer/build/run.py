@@ -1,0 +1,256 @@
+"""A run that is ready to start: model, data and noise put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.optim import Optimizer
+
+from trainer import environment, outputs, prompts
+from trainer.advice import memory_advice, slowness_hint
+from trainer.build.data import held_out_lines, make_loader, scan_data, split_of, validator_of
+from trainer.build.learner import learner_of
+from trainer.build.model import accelerator_for, objective_of, open_family, prepare_parts, result_of
+from trainer.build.noise import noise_chain, timesteps_of
+from trainer.build.pace import pace_of
+from trainer.config import BaseConfig
+from trainer.config_checks import notes
+from trainer.console import Console
+from trainer.control import Control, StopRequestedError
+from trainer.data.dataset import Dataset
+from trainer.data.loader import Loader
+from trainer.data.plan import Plan
+from trainer.determinism import set_deterministic
+from trainer.ema import Averages
+from trainer.errors import RunError, UserError
+from trainer.events import Error, Notice, Start
+from trainer.guards import StepTimes
+from trainer.holder import holder_of, in_use
+from trainer.loop import Loop, Periodic
+from trainer.losses import Loss
+from trainer.preflight import attempt, describe, largest
+from trainer.protocols import Family
+from trainer.results import DTYPES, AveragedResult
+from trainer.resume import Keeper, may_start
+from trainer.run_dir import RunDir
+from trainer.run_folder import RunFolder
+from trainer.step import TrainingStep
+
+
+@dataclass
+class Training:
+    """A run that is ready to start; nothing is written before `run`."""
+
+    loop: Loop
+    family: Family
+    loader: Loader
+    folder: RunFolder
+    console: Console
+    keeper: Keeper
+    advice: str  # what to change when the device's memory runs out
+    notices: list[str] = field(default_factory=list)  # told first
+
+    def run(self) -> str:
+        """Returns "done" or "stopped"."""
+        steps, done = self.loop.pace.steps, self.loop.start.step
+        with (
+            self.folder.opened(),
+            self.loop.control.listening(),
+            self.console.progress("training", steps, "steps", start=done) as self.folder.lines.update,
+        ):
+            try:
+                self.keeper.begin(done)
+                for line in [*self.folder.changes, *self.notices]:
+                    self.loop.emit(Notice(done, message=line))
+                return self.loop.run()
+            except torch.OutOfMemoryError as error:
+                failed = memory_ran_out(self.loop.start.device, self.advice)
+                self.loop.emit(Error(done, message=str(failed)))
+                raise failed from error
+            except (RunError, UserError) as error:
+                self.loop.emit(Error(done, message=str(error)))
+                raise
+
+
+def train(config: BaseConfig, console: Console, *, resume: bool = False, given: Path | None = None) -> str:
+    """Builds a run and trains; returns "done" or "stopped". A stop is answered while caches are filled, too."""
+    control = Control(run_dir_of(config).control)
+    control.forget_earlier()
+    with control.listening():
+        console.interrupt = control.raise_if_stopped
+        try:
+            found = training(config, console, resume=resume, given=given, control=control)
+        except StopRequestedError:
+            console.say("stopped before the first step; what is in the disk cache stays, the rest begins anew")
+            return "stopped"
+        finally:
+            console.interrupt = lambda: None
+        return "done" if found is None else found.run()
+
+
+def preflight(config: BaseConfig, console: Console) -> list[str]:
+    """Takes one step with the largest batch and tells what it took; writes nothing."""
+    found = training(config, console, trial=True)
+    assert found is not None
+    return found.notices
+
+
+def run_dir_of(config: BaseConfig) -> RunDir:
+    return RunDir(Path(config.run.output_dir) / config.run.name)
+
+
+def training(
+    config: BaseConfig,
+    console: Console,
+    *,
+    resume: bool = False,
+    given: Path | None = None,
+    control: Control | None = None,
+    trial: bool = False,
+) -> Training | None:
+    """Everything from config to a loop that can run. None when the run is done already. Raises UserError.
+
+    given: the checkpoint to resume from, if not the newest; trial: for a preflight alone, without any caching.
+    Nothing is written before the data and the model are known to be good.
+    """
+    run_dir = run_dir_of(config)
+    if not trial and not _may_begin(run_dir, config, console, resume, given):
+        return None
+    for line in notes(config):
+        console.say(line)
+    set_deterministic(config.run.deterministic)
+    wanted = prompts.requests(config.samples)
+    accelerator = accelerator_for(config)
+    family = open_family(config)
+    for line in family.notes:
+        console.say(f"note: {line}")
+    split = split_of(config, scan_data(config, console, family), family.latent_factor)
+    for line in held_out_lines(config, split):
+        console.say(line)
+    rates = prepare_parts(config, family)
+    family.to(accelerator.device, DTYPES[config.training.precision])
+    plan = Plan(split.training, config.run.seed)
+    pace = pace_of(config, plan, accelerator.num_processes)
+    loader = make_loader(config, console, accelerator, family, plan, pace, on_demand=trial)
+    learner = learner_of(config, accelerator, family, rates, pace)
+    keeper = Keeper(
+        run_dir, config, accelerator, learner.weights, learner.optimizer, learner.schedule, learner.also_saved
+    )
+    done = keeper.restore(console.say, learner.rates, given) if resume or given else 0
+    made_from = _made_from(config, accelerator, split.training)
+    if done and given is None:
+        _refuse_other_base(run_dir, made_from)
+    folder = RunFolder(run_dir, config, accelerator, console, made_from)
+    control = control or Control(run_dir.control)
+    trained = result_of(config, family, split.training, pace, accelerator.num_processes)
+    result = AveragedResult(trained, learner.averages.applied)
+    emit = folder.emit
+    samples = outputs.Samples(wanted, run_dir, family, emit, accelerator, control)
+    validator = None if trial else validator_of(config, accelerator, family, split, run_dir, result, emit, done)
+    looks = [
+        samples.periodic(outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start)
+    ]
+    if validator is not None:
+        looks += outputs.validations(validator, config.validation.every, pace, keeper, control)
+    saves = outputs.saves(
+        outputs.schedule(config.save.every, pace, accelerator),
+        lambda step: step >= pace.steps or control.ended,
+        run_dir,
+        result,
+        keeper,
+        emit,
+        accelerator,
+    )
+    loop = Loop(
+        accelerator=accelerator,
+        network=learner.network,
+        step=TrainingStep(
+            predict=learner.network,
+            encode_images=family.encode_images,
+            objective=objective_of(config, family),
+            noise=noise_chain(config, loader, pace, accelerator),
+            timesteps=timesteps_of(config),
+            loss=Loss(**config.loss.model_dump()),
+        ),
+        batch=loader.batch,
+        optimizer=learner.optimizer,
+        schedule=learner.schedule,
+        pace=pace,
+        emit=emit,
+        periodic=[*(averaged(look, learner.averages) for look in looks), saves],
+        saver=keeper,
+        control=control,
+        averages=learner.averages,
+        start=Start(
+            done,
+            steps=pace.steps,
+            images=len(split.training.items),
+            trainable=sum(p.numel() for p in learner.weights.values()),
+            device=str(accelerator.device),
+            resumed=done > 0,
+        ),
+        finite=learner.finite,
+        times=StepTimes(slowness_hint(config, accelerator.device.type)),
+    )
+    found = Training(loop, family, loader, folder, console, keeper, memory_advice(config))
+    if (config.training.preflight or trial) and done < pace.steps:
+        console.interrupt()
+        found.notices.append(tried(found, plan, None if done else learner.spare_optimizer()))
+    return found
+
+
+def _may_begin(run_dir: RunDir, config: BaseConfig, console: Console, resume: bool, given: Path | None) -> bool:
+    """False when the run is done already. Raises UserError when its folder is held or holds another run."""
+    if (pid := holder_of(run_dir)) is not None:
+        raise in_use(run_dir.path, pid)
+    if may_start(run_dir, config, resume=resume, given=given):
+        return True
+    console.say(f"{run_dir.path}: this run is done already; change run.name to train again.")
+    return False
+
+
+def _made_from(config: BaseConfig, accelerator: Accelerator, dataset: Dataset) -> dict[str, object]:
+    """What tells later whether a run goes on with the same base and images."""
+    return {
+        "processes": accelerator.num_processes,
+        "base": environment.fingerprint(Path(config.model.base)),
+        "dataset": environment.fingerprint_of_images(dataset),
+    }
+
+
+def _refuse_other_base(run_dir: RunDir, made_from: Mapping[str, object]) -> None:
+    began_with = environment.read(run_dir.environment).get("base")
+    if began_with and began_with != made_from["base"]:
+        raise UserError(
+            f"model.base: its files are not those that the run in {run_dir.path} began with. Bring them back, or "
+            "change run.name to start another run."
+        )
+
+
+def tried(found: Training, plan: Plan, optimizer: Optimizer | None) -> str:
+    """What a step with the largest batch took, as a line."""
+    loop = found.loop
+    try:
+        trial = attempt(loop, plan, optimizer)
+    except torch.OutOfMemoryError as error:
+        raise memory_ran_out(loop.start.device, found.advice, describe(plan, largest(plan))) from error
+    return trial.line(loop.pace.steps - loop.start.step)
+
+
+def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
+    where = f" in a first step with the largest batch ({batch})" if batch else ""
+    return RunError(f"the memory of {device} ran out{where}. What saves most: {advice}.")
+
+
+def averaged(periodic: Periodic, averages: Averages) -> Periodic:
+    """The same action, done with the averaged weights where there are any."""
+
+    def act(step: int) -> None:
+        with averages.applied():
+            periodic.act(step)
+
+    return replace(periodic, act=act)
