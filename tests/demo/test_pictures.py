@@ -48,7 +48,7 @@ def test_captions_say_what_is_drawn():
 
 
 def corners(captioned: str) -> list[float]:
-    drawings = (printed.draw(1, index) for index in range(250))
+    drawings = (printed.draw(1, index) for index in range(600))
     return [colours.brightness(d.image.getpixel((0, 0))) for d in drawings if re.search(captioned, d.caption)]
 
 
