@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
 from trainer.measurements import Answers, Measurements, Picture, Questions
+from trainer.reports.learning import learning
 from trainer.run_dir import RunDir
 from trainer.validation import Asked
 from trainer.validator import Validator
@@ -313,3 +317,38 @@ def rows(batch: Batch) -> dict[str, tuple[object, ...]]:
         )
         for i, name in enumerate(batch.names)
     }
+
+
+def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
+    """Each measures a part; together they answer as one process does. Samples by the clock and an early stop too."""
+    text = project.read_text()
+    sections = (
+        "[validation]\nsplit = 0.3\nevery = 1\ndraws = 2\nearly_stop = 1\ntraining_images = 2\n"
+        "[samples]\nprompts = ['a cat']\nwidth = 64\nheight = 64\nsteps = 2\nevery = '1s'\n"
+    )
+    project.write_text(sections + text.replace("lr = 1e-3", "lr = 10.0"))  # it gets worse from the first step on
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("two_processes.py")), str(project)],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = found(project)
+    assert folder(project).finished
+    steps, told = [c.step for c in both.checkpoints], learning(both)
+    assert told is not None
+    assert steps in ([1, 2], [1, 2, 3])  # of four
+    assert told.best == steps[-2]
+    assert (folder(project).path / "run.safetensors").exists()
+    project.write_text(sections + text)
+    runs.train(project, "run.name='one'", "training.steps=1")
+    alone = found(project, "one")
+    assert both.questions == alone.questions
+    assert both.base is not None
+    assert alone.base is not None
+    np.testing.assert_allclose(both.base.losses, alone.base.losses, rtol=1e-5)
