@@ -66,6 +66,7 @@ def trained(output: Path, name: str, overrides: Sequence[str], heldout: Handwrit
     if commands.train(output / CONFIG, [f"run.name={name}", *overrides], resume=False) != "done":
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
+    print("Measuring the LoRA in diffusers.", flush=True)
     lora = folder / f"{name}.safetensors"
     return Trained(lora, seconds, evaluate(output / "base", lora, heldout, judge))
 

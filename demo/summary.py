@@ -63,8 +63,8 @@ def lines(report: dict[str, Any], output: Path) -> list[str]:
         "",
         "Three things to try next:",
         f"  python launch.py train {output / 'demo.toml'} --set run.name=longer --set training.steps=600",
-        "  python launch.py demo --compare      the same LoRA with plain noise, and the difference",
-        "  python launch.py check my.toml       your own pictures; the README shows what to write into my.toml",
+        "  python launch.py demo --compare     also trains with plain noise and shows the difference",
+        "  python launch.py ui                 the same in the browser, on your own pictures",
     ]
 
 
