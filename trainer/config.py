@@ -137,6 +137,11 @@ class Training(Section):
         "Arithmetic of the networks, and the storage of their frozen weights. What trains is always kept in float32.",
         kohya=("mixed_precision",),
     )
+    base_precision: Literal["same", "8bit", "4bit"] = key(
+        "same",
+        "Storage of the frozen linear layers under a LoRA. 8bit and 4bit (NF4) save memory and cost time and accuracy.",
+        kohya=("fp8_base", "fp8_base_unet", "quantize"),
+    )
     gradient_accumulation: int = key(
         1, "Micro-batches per optimizer step.", ge=1, kohya=("gradient_accumulation_steps",)
     )

@@ -14,7 +14,8 @@ from trainer.errors import UserError
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    return [*_required(config), *_exclusions(config), *_plugins(config), *_ranges(config), *_later(config)]
+    rules = (_required, _exclusions, _small_base, _plugins, _ranges, _later)
+    return [line for rule in rules for line in rule(config)]
 
 
 def _required(config: BaseConfig) -> Iterator[str]:
@@ -79,6 +80,14 @@ def _ranges(config: BaseConfig) -> Iterator[str]:
         if options.enable_bucket and options.min_bucket_reso > options.max_bucket_reso:
             low, high = options.min_bucket_reso, options.max_bucket_reso
             yield f"{path}.min_bucket_reso: {low} must not be above max_bucket_reso = {high}."
+
+
+def _small_base(config: BaseConfig) -> Iterator[str]:
+    small = config.training.base_precision
+    if small != "same" and config.training.method == "full":
+        yield f"training.base_precision: {small!r} is for a LoRA over a frozen base; a full fine-tune needs 'same'."
+    if small != "same" and config.lora.method != "lora":
+        yield f"training.base_precision: {small!r} works with lora.method = 'lora' only, found {config.lora.method!r}."
 
 
 def _later(config: BaseConfig) -> Iterator[str]:

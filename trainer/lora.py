@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from trainer import lora_file, lora_peft
@@ -18,6 +19,7 @@ from trainer.adapter_weights import MAGNITUDE, UP, AdapterWeights, apply, delta
 from trainer.errors import UserError
 from trainer.lora_peft import ADAPTER, Settings
 from trainer.protocols import Family
+from trainer.quantise import is_quantised
 from trainer.randomness import generator
 
 _ZERO = (UP, "hada_w2_b", "lokr_w1", "lokr_w1_a")  # the factor of each kind that starts at zero
@@ -96,8 +98,10 @@ def weights(family: Family) -> dict[str, AdapterWeights]:
 
 def delta_w(adapter: Adapter) -> Tensor:
     """The change that the adapter makes to its layer's weight, float32, of the weight's shape."""
-    base = adapter.base.weight
-    return apply(adapter.weights, base) - base.float() if adapter.weights.magnitude is not None else _plain(adapter)
+    if adapter.weights.magnitude is None:
+        return delta(adapter.weights, _shape(adapter.base))
+    base = dequantize_module_weight(adapter.base)
+    return apply(adapter.weights, base) - base.float()
 
 
 def load_into(family: Family, modules: Mapping[str, AdapterWeights], where: str) -> None:
@@ -164,8 +168,14 @@ def scaled(family: Family, strength: float) -> Iterator[None]:
 
 
 def merge(family: Family, strength: float = 1.0) -> None:
-    """Adds every adapter's change to its layer's own weight, for good, and takes the adapters out."""
-    for adapter in adapters(family):
+    """Adds every adapter's change to its layer's own weight, for good, and takes the adapters out.
+
+    Raises UserError when the weights are held in 8 or 4 bits, which have no room for it.
+    """
+    found = adapters(family)
+    if any(is_quantised(adapter.base) for adapter in found):
+        raise UserError("a LoRA cannot be merged into weights of 8 or 4 bits; load the base in full precision for that")
+    for adapter in found:
         weight = adapter.base.weight
         weight.data = apply(adapter.weights, weight, strength).detach().to(weight.dtype)
         parent, _, leaf = adapter.module.rpartition(".")
@@ -184,9 +194,10 @@ def _prove(family: Family, file: Path, path: Path) -> None:
             )
 
 
-def _plain(adapter: Adapter) -> Tensor:
-    """The change itself: exact, where a difference of sums would be rounded."""
-    return delta(adapter.weights, adapter.base.weight.shape)
+def _shape(layer: Any) -> torch.Size:
+    """Of the layer's weight, also where it is held packed."""
+    linear = isinstance(layer, nn.Linear)
+    return torch.Size([layer.out_features, layer.in_features]) if linear else layer.weight.shape
 
 
 def _start(adapter: Adapter, seed: int) -> None:

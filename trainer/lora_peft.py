@@ -15,6 +15,7 @@ from trainer import lora_dropout
 from trainer.adapter_weights import DOWN, LEAVES, MAGNITUDE, UP, AdapterWeights
 from trainer.errors import UserError
 from trainer.protocols import Family
+from trainer.quantise import is_quantised
 
 ADAPTER = "default"  # peft's name of the one adapter that each layer carries
 METHODS = ("lora", "dora", "loha", "lokr")
@@ -52,6 +53,8 @@ def check(settings: Settings, ranks: Mapping[str, int], family: Family) -> None:
         names = {n for n, _ in family.parts[part].named_modules()} if part in family.parts else set()
         if part not in family.parts or (inner and inner not in names):
             problems.append(f"lora.ranks.{block!r}: there is no such block; names begin with {', '.join(family.parts)}")
+    if settings.method != "lora" and any(is_quantised(m) for p in family.parts.values() for m in p.modules()):
+        problems.append(f"lora.method: {settings.method} does not work over a base of 8 or 4 bits; use lora")
     if problems:
         raise UserError(problems)
 

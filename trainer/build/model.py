@@ -17,6 +17,7 @@ from trainer.facts import metadata_of, model_metadata_of
 from trainer.loop import Pace
 from trainer.parameters import Group
 from trainer.protocols import Family, Objective
+from trainer.quantise import Bits, quantise
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 
 
@@ -75,6 +76,14 @@ def _family_class(config: BaseConfig) -> type[Family]:
 def objective_of(config: BaseConfig, family: Family) -> Objective:
     name = family.prediction if config.model.prediction == "auto" else config.model.prediction
     return registry.find("objectives", name)(family.alphas_cumprod)
+
+
+def hold_small(config: BaseConfig, family: Family, device: torch.device) -> None:
+    """Keeps the frozen base in 8 or 4 bits where the config asks for it."""
+    bits: dict[str, Bits] = {"8bit": 8, "4bit": 4}
+    if config.training.base_precision in bits:
+        for part in family.parts.values():
+            quantise(part, bits[config.training.base_precision], device, DTYPES[config.training.precision])
 
 
 def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:

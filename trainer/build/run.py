@@ -14,7 +14,7 @@ from trainer import environment, outputs, prompts
 from trainer.advice import memory_advice, slowness_hint
 from trainer.build.data import held_out_lines, make_loader, scan_data, split_of, validator_of
 from trainer.build.learner import learner_of
-from trainer.build.model import accelerator_for, objective_of, open_family, prepare_parts, result_of
+from trainer.build.model import accelerator_for, hold_small, objective_of, open_family, prepare_parts, result_of
 from trainer.build.noise import noise_chain, timesteps_of
 from trainer.build.pace import pace_of
 from trainer.config import BaseConfig
@@ -131,6 +131,7 @@ def training(
     split = split_of(config, scan_data(config, console, family), family.latent_factor)
     for line in held_out_lines(config, split):
         console.say(line)
+    hold_small(config, family, accelerator.device)
     rates = prepare_parts(config, family)
     family.to(accelerator.device, DTYPES[config.training.precision])
     plan = Plan(split.training, config.run.seed)

@@ -1,0 +1,131 @@
+"""Whole runs over every kind of base, adapter and result, from the config file to the file that is shared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+from plugins.models.sd import StableDiffusion
+from plugins.models.sdxl import StableDiffusionXL
+from tests.tiny import tiny_sd, tiny_sdxl
+from tests.trainer import runs
+from trainer import lora
+from trainer.errors import UserError
+from trainer.inspection import inspect
+
+BASES: dict[str, tuple[Any, Any]] = {
+    "sd2": (StableDiffusion, lambda folder: tiny_sd(folder, version=2)),
+    "sdxl": (StableDiffusionXL, lambda folder: tiny_sdxl(folder, prediction="v_prediction", zero_snr=True)),
+}
+
+
+def project(folder: Path, kind: str, *, one_file: bool = False) -> Path:
+    """A project over another base than the usual one; as one file with its tokenizers beside it, if asked."""
+    config = runs.make_project(folder, images=3)
+    shutil.rmtree(folder / "base")
+    family, make = BASES[kind]
+    make(folder / "base")
+    if one_file:
+        family.load(str(folder / "base")).save_file(folder / "base.safetensors", torch.float16, {})
+        for words in ("tokenizer", "tokenizer_2"):
+            if (folder / "base" / words).is_dir():
+                shutil.copytree(folder / "base" / words, folder / words)
+        shutil.rmtree(folder / "base")
+        config.write_text(config.read_text().replace('base = "base"', 'base = "base.safetensors"'))
+    return config
+
+
+@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+def test_a_lora_over_one_file_tells_what_it_was_made_from(tmp_path: Path, kind: str) -> None:
+    config = project(tmp_path / "p", kind, one_file=True)
+    runs.train(config, "training.text_encoder=true", "noise.oversampling=8", "lora.conv_rank=2", "training.steps=2")
+    found = inspect(tmp_path / "p" / "output" / "run" / "run.safetensors")
+    assert (found.kind, found.family, found.rank, found.alpha) == ("lora", "sdxl" if kind == "sdxl" else "sd", 4, 2.0)
+    told = found.metadata
+    assert told["ss_sd_model_name"] == "base.safetensors" and len(told["ss_new_sd_model_hash"]) == 64
+    assert told["modelspec.prediction_type"] == ("v" if kind == "sdxl" else "epsilon")
+    assert told["ss_zero_terminal_snr"] == str(kind == "sdxl")
+    assert json.loads(told["ss_network_args"])["conv_dim"] == "2"
+    assert str(tmp_path) not in json.dumps(told)
+
+
+def test_diffusers_loads_the_lora_of_a_run_over_sdxl(tmp_path: Path) -> None:
+    config = project(tmp_path / "p", "sdxl")
+    done = runs.train(config, "training.text_encoder=true", "training.steps=2", "save.dtype=fp32")
+    pipe = StableDiffusionXLPipeline.from_pretrained(tmp_path / "p" / "base")
+    pipe.load_lora_weights(tmp_path / "p" / "output" / "run" / "run.safetensors")
+    family = done.loop.network._family
+    for adapter in lora.adapters(family):
+        layer = getattr(pipe, adapter.part).get_submodule(adapter.module)
+        assert torch.allclose(layer.get_delta_weight(layer.active_adapters[0]), lora.delta_w(adapter), atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["dora", "loha", "lokr"])
+def test_other_kinds_train_and_go_on_from_their_file(tmp_path: Path, method: str) -> None:
+    config = runs.make_project(tmp_path / "p", images=3)
+    # Two steps: the first one gives the factors that start at zero something to multiply.
+    runs.train(config, f"lora.method={method}", "training.steps=2", "save.dtype=fp32")
+    file = tmp_path / "p" / "output" / "run" / "run.safetensors"
+    assert inspect(file).method == method
+    first = runs.training(config, f"lora.method={method}", f"lora.init_from={file}", "run.name=next")
+    live = lora.weights(first.loop.network._family)
+    stored = load_file(file)
+    assert all(torch.equal(t.detach(), stored[f"{n}.{leaf}"]) for n, m in live.items() for leaf, t in m.tensors.items())
+
+
+def test_a_full_fine_tune_of_one_file_is_one_file_with_the_same_names(tmp_path: Path) -> None:
+    config = project(tmp_path / "p", "sdxl", one_file=True)
+    runs.train(config, "training.method=full", "save.full=both", "training.steps=2")
+    folder = tmp_path / "p" / "output" / "run"
+    before, after = load_file(tmp_path / "p" / "base.safetensors"), load_file(folder / "run.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("model.diffusion_model.") for name in changed)
+    assert inspect(folder / "run.safetensors").metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert StableDiffusionXL.recognises(str(folder / "run"))
+
+
+def test_a_base_in_eight_bits_trains(tmp_path: Path) -> None:
+    config = runs.make_project(tmp_path / "p", images=3)
+    runs.train(config, "training.base_precision=8bit", "training.steps=2")
+    assert inspect(tmp_path / "p" / "output" / "run" / "run.safetensors").rank == 4
+    with pytest.raises(UserError, match="base_precision"):
+        runs.training(config, "training.base_precision=4bit", "lora.method=loha")
+
+
+def test_long_captions_skipped_layers_and_weights_are_settings(tmp_path: Path) -> None:
+    config = runs.make_project(tmp_path / "p", images=3)
+    settings = ("model.max_tokens=150", "model.clip_skip=2", "model.weighted_captions=true", "training.steps=1")
+    done = runs.train(config, *settings)
+    family = done.loop.network._family
+    assert family.encode_text(["a (cat:1.3)"]).hidden.shape[1] == 152
+    with pytest.raises(UserError, match=r"model\.clip_skip"):
+        runs.training(config, "model.clip_skip=9", "run.name=other")
+
+
+def test_what_cannot_be_trained_is_told_by_name(tmp_path: Path) -> None:
+    config = runs.make_project(tmp_path / "p", images=1)
+    runs.train(config, "training.steps=1")
+    wrong = tmp_path / "p" / "output" / "run" / "run.safetensors"
+    with pytest.raises(UserError, match=r"model\.base.*a LoRA, not a base model"):
+        runs.training(config, f"model.base={wrong}", "run.name=other")
+    wrong.write_bytes(wrong.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"model\.base.*not a sound safetensors file"):
+        runs.training(config, f"model.base={wrong}", "run.name=other")
+    assert not (tmp_path / "p" / "output" / "other").exists()
+
+
+def test_a_lora_of_another_rank_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = runs.make_project(tmp_path / "p", images=1)
+    runs.train(config, "training.steps=1")
+    file = tmp_path / "p" / "output" / "run" / "run.safetensors"
+    with pytest.raises(UserError, match="another rank or shape"):
+        runs.training(config, "lora.rank=8", f"lora.init_from={file}", "run.name=other")
+    assert not (tmp_path / "p" / "output" / "other" / "other.safetensors").exists()
