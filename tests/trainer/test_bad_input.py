@@ -59,7 +59,7 @@ def nothing(project: Path) -> None:
     ("damage", "overrides", "expected"),
     [
         (nothing, ["model.base='./none'"], "model.base: there is no such base"),
-        (nothing, ["model.base='photos/'"], "is not a model of a known family"),
+        (nothing, ["model.base='photos/'"], "cannot be trained: it is none of the models that the families know"),
         (nothing, ["datasets[0].subsets[0].image_dir='phots'"], "datasets[0].subsets[0].image_dir"),
         (empty_folder, [], "no images in"),
         (truncate, [], "1.png"),
