@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -98,12 +99,7 @@ def put_into(family: Family, modules: Modules, strength: float, where: str) -> i
 
     Raises UserError, and changes nothing, when the file has a module that the base lacks or of another shape.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for part in family.parts:
-        for target in family.adapter_targets(part, conv=True):
-            for name in (family.adapter_key(part, target), *family.adapter_aliases(part, target)):
-                if name in modules:
-                    found[name] = (part, target)
+    found = {name: place for name, place in _places(family).items() if name in modules}
     strangers = sorted(modules.keys() - found.keys())
     if strangers:
         raise UserError(
@@ -123,14 +119,36 @@ def put_into(family: Family, modules: Modules, strength: float, where: str) -> i
     return len(changed)
 
 
-def canonical(family: Family, modules: Modules) -> dict[str, AdapterWeights]:
-    """The same modules under kohya's names, where the family knows them; the others keep theirs."""
-    names = {
-        alias: family.adapter_key(part, target)
+@contextmanager
+def applied(family: Family, modules: Modules, strength: float, where: str) -> Iterator[None]:
+    """Inside, a LoRA is in the base's weights; afterwards they are what they were, bit for bit. Raises UserError."""
+    before = {
+        (part, target): family.parts[part].get_parameter(f"{target}.weight").detach().clone()
+        for name, (part, target) in _places(family).items()
+        if name in modules
+    }
+    put_into(family, modules, strength, where)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (part, target), weight in before.items():
+                family.parts[part].get_parameter(f"{target}.weight").copy_(weight)
+
+
+def _places(family: Family) -> dict[str, tuple[str, str]]:
+    """Every name that a LoRA file may use -> (part, module)."""
+    return {
+        name: (part, target)
         for part in family.parts
         for target in family.adapter_targets(part, conv=True)
-        for alias in family.adapter_aliases(part, target)
+        for name in (family.adapter_key(part, target), *family.adapter_aliases(part, target))
     }
+
+
+def canonical(family: Family, modules: Modules) -> dict[str, AdapterWeights]:
+    """The same modules under kohya's names, where the family knows them; the others keep theirs."""
+    names = {name: family.adapter_key(part, target) for name, (part, target) in _places(family).items()}
     return {names.get(name, name): weights for name, weights in modules.items()}
 
 

@@ -125,6 +125,16 @@ def test_strength_scales_what_is_put_into_a_base(tmp_path: Path) -> None:
         torch.testing.assert_close(prediction(base), prediction(family), atol=2e-5, rtol=1e-3)
 
 
+def test_an_applied_lora_leaves_no_trace(tmp_path: Path) -> None:
+    folder = tiny_sd(tmp_path / "b")
+    family = adapted(StableDiffusion, folder)
+    base = StableDiffusion.load(str(folder))
+    before = prediction(base)
+    with lora_tools.applied(base, lora.weights(family), 1.0, "file"):
+        torch.testing.assert_close(prediction(base), prediction(family), atol=2e-5, rtol=1e-3)
+    assert torch.equal(prediction(base), before)
+
+
 def test_a_file_for_another_model_changes_nothing(tmp_path: Path) -> None:
     folder = tiny_sd(tmp_path / "b")
     base = StableDiffusion.load(str(folder))
