@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +18,13 @@ WIDEST = 30  # characters of a bucket's bar
 def show(report: DatasetReport, console: Console) -> None:
     """Prints the report: subsets, buckets, problems, and what would train."""
     console.print(Group(*_parts(report)))
+
+
+def lines(report: DatasetReport, width: int = 110) -> list[str]:
+    """The same as plain lines."""
+    text = io.StringIO()
+    show(report, Console(file=text, width=width, no_color=True, soft_wrap=True))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def _parts(report: DatasetReport) -> Iterable[RenderableType]:

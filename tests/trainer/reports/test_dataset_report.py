@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from rich.console import Console
 
 from trainer import config
+from trainer.console import Console as TrainerConsole
 from trainer.data.caption_pipeline import Moment
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
@@ -22,7 +23,7 @@ from trainer.data.plan import Entry, Plan
 from trainer.data.sample import Sample
 from trainer.data.scan import scan
 from trainer.reports import dataset as reports
-from trainer.reports import dataset_console, dataset_page
+from trainer.reports import dataset_console, dataset_page, dataset_run
 from trainer.reports.cutoff import Cut, cutter
 from trainer.reports.looks import Look, fingerprint
 
@@ -183,6 +184,17 @@ def test_console(report: reports.DatasetReport) -> None:
     assert "zero.jpg: the file is empty" in text
     assert "Training would not start" in text
     assert "[" in text and "datasets[0].subsets[0]" in text
+
+
+def test_a_check_writes_both_files_and_says_where(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "output/run"
+    report = dataset_run.check(
+        scanned(photos), name="run", folder=folder, seed=3, steps=40, batches_per_step=1, console=TrainerConsole()
+    )
+    assert json.loads((folder / "dataset-report.json").read_text()) == reports.to_json(report)
+    assert "Dataset of run" in (folder / "dataset-report.html").read_text()
+    said = capsys.readouterr().out
+    assert "captions: 3 found" in said and "dataset-report.html" in said
 
 
 def test_alike_survives_what_copies_go_through_and_tells_others_apart() -> None:
