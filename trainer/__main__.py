@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +25,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set noise.oversampling=128."),
 ]
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes; must not be there yet.")]
+Dtype = Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Storage of the weights.")]
 
 
 @app.command()
@@ -98,6 +103,92 @@ def schema() -> None:
     from trainer import commands
 
     commands.schema()
+
+
+@app.command()
+def sample(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA file; without it the base draws.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; else samples.prompts of the config.")] = None,
+    strength: Annotated[str, typer.Option(help="Strengths of the LoRA, one column each, e.g. 0,0.5,1.")] = "0,1",
+    output: Output = Path("sample.png"),
+) -> None:
+    """Draw a grid of prompts by strengths of a LoRA, with fixed seeds."""
+    _quietly().sample(config, overrides or [], lora, prompt or [], _numbers("--strength", strength), output)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A LoRA, a checkpoint or a diffusers folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a file is: family, prediction, rank, alpha, metadata, and whether anything in it is NaN or zero."""
+    _quietly().inspect(file, as_json=as_json)
+
+
+@app.command()
+def join(
+    files: Annotated[list[Path], typer.Argument(help="LoRA files.")],
+    output: Output,
+    strengths: Annotated[str, typer.Option(help="One for each file, e.g. 1,0.5.")] = "",
+    rank: Annotated[int, typer.Option(min=0, help="Rank of the result; 0 = exact, the ranks add up.")] = 0,
+    dtype: Dtype = "fp16",
+) -> None:
+    """Join several LoRAs into one."""
+    _quietly().join(files, _numbers("--strengths", strengths) if strengths else [], rank, output, dtype)
+
+
+@app.command()
+def resize(
+    file: Annotated[Path, typer.Argument(help="A LoRA file.")],
+    output: Output,
+    rank: Annotated[int, typer.Option(min=1, help="The new rank.")],
+    conv_rank: Annotated[int, typer.Option(min=0, help="The new rank of 3x3 convolutions; 0 = the same.")] = 0,
+    dtype: Dtype = "fp16",
+) -> None:
+    """Bring a LoRA to another rank."""
+    _quietly().resize(file, rank, conv_rank, output, dtype)
+
+
+@app.command()
+def extract(
+    tuned: Annotated[Path, typer.Argument(help="The fine-tuned checkpoint.")],
+    base: Annotated[Path, typer.Argument(help="The checkpoint it came from.")],
+    output: Output,
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    conv_rank: Annotated[int, typer.Option(min=0, help="0 leaves the 3x3 convolutions out.")] = 0,
+    dtype: Dtype = "fp16",
+) -> None:
+    """Extract a LoRA from the difference of two checkpoints."""
+    _quietly().extract(tuned, base, rank, conv_rank, output, dtype)
+
+
+@app.command()
+def merge(
+    base: Annotated[Path, typer.Argument(help="A checkpoint or diffusers folder.")],
+    loras: Annotated[list[Path], typer.Argument(help="LoRA files.")],
+    output: Output,
+    strength: Annotated[float, typer.Option(help="How strongly they act.")] = 1.0,
+    dtype: Dtype = "fp16",
+) -> None:
+    """Merge LoRAs into a base: a .safetensors file or, by its name, a diffusers folder."""
+    _quietly().merge(base, loras, strength, output, dtype)
+
+
+def _quietly() -> ModuleType:
+    """The commands about files; the libraries they need take seconds to import and talk meanwhile."""
+    from trainer.quiet import quiet
+
+    quiet()
+    return importlib.import_module("trainer.file_commands")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}: found {text!r}, expected numbers with commas between them.") from None
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from trainer.build.data import scan_data, split_of
 from trainer.build.model import accelerator_for, objective_of, open_family
-from trainer.build.run import Training, preflight, train, training
+from trainer.build.run import Training, preflight, run_dir_of, train, training
 from trainer.build.summary import summary
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "objective_of",
     "open_family",
     "preflight",
+    "run_dir_of",
     "scan_data",
     "split_of",
     "summary",
