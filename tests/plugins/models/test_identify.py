@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -82,6 +83,19 @@ def test_no_model_is_no_claim(tmp_path: Path) -> None:
         StableDiffusion.load(str(tmp_path / "pictures"))
     with pytest.raises(UserError, match=r"missing\.safetensors"):
         StableDiffusion.load(str(tmp_path / "missing.safetensors"))
+
+
+def test_a_hub_id_is_taken_from_the_cache_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--somebody--tiny"
+    commit = "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    tiny_sd(repository / "snapshots" / commit)
+    assert "one text encoder" in str(StableDiffusion.recognises("somebody/tiny"))
+    assert StableDiffusion.load("somebody/tiny").prediction == "epsilon"
+    with pytest.raises(UserError, match=r"somebody/else.*hub"):
+        StableDiffusion.load("somebody/else")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
