@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from ui.dataset_page import Dataset
 from ui.form import Form, search_index
 from ui.media import Media
 from ui.queue_page import QueuePage
@@ -27,6 +28,7 @@ class App:
 def build(workspace: Workspace, media: Media) -> App:
     form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
     setup = Setup(workspace, form)
+    dataset = Dataset(workspace, media, setup)
     train = Train(workspace, media, setup)
     runs = Runs(workspace, media)
     queue = QueuePage(workspace)
@@ -46,6 +48,8 @@ def build(workspace: Workspace, media: Media) -> App:
                 with gr.Column(elem_classes="card"):
                     for section in ("noise", "timesteps"):
                         form.place(form.rest(section))
+            with gr.Tab("Dataset"):
+                dataset.build()
             with gr.Tab("Train"):
                 train.build()
             with gr.Tab("Runs") as runs_tab:
@@ -55,6 +59,7 @@ def build(workspace: Workspace, media: Media) -> App:
         with settings:
             setup.all_settings()
         setup.wire(blocks)
+        dataset.wire()
         train.wire(blocks)
         runs.wire(runs_tab)
         queue.wire(train.timer, train.queue, train.saved, setup.inputs, [train.checked])

@@ -205,7 +205,7 @@ def table_html(workspace: Workspace, chosen: Sequence[str]) -> str:
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(when)) if np.isfinite(when) else "-"
         checked = "checked" if name in chosen else ""
         rows.append(
-            f"<tr><td><label><input type='checkbox' data-run='{escaped}' {checked}> {escaped}</label></td>"
+            f"<tr><td><label><input type='checkbox' data-box='{escaped}' {checked}> {escaped}</label></td>"
             f"<td><span class='pill {PILLS[found.state]}'>{WORDS[found.state]}</span></td>"
             f"<td>{found.step:,} / {found.steps:,}</td>"
             f"<td>{f'{found.loss:.4g}' if np.isfinite(found.loss) else '-'}</td><td>{gain}</td><td>{date}</td></tr>"

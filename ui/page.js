@@ -111,8 +111,6 @@
     if (link) show(link.dataset.show);
     const tab = event.target.closest("[data-tab]");
     if (tab) openTabs(tab.dataset.tab.split(">"));
-    const picked = event.target.closest("[data-pick]");
-    if (picked) pick(picked.dataset.into, picked.dataset.pick);
   }, true);
 
   const questions = {
@@ -120,22 +118,6 @@
     "caption-replace-all": "Change these captions in all files? One step back is possible.",
     "drop-file": "Move this image and its caption into the folder \u201cremoved\u201d beside it?",
   };
-
-  document.addEventListener("change", (event) => {
-    if (event.target.matches("#runs [data-run]")) {
-      pick("runs-chosen", JSON.stringify($$("#runs [data-run]:checked").map((box) => box.dataset.run)));
-    }
-  });
-
-  // Hands a value to a hidden text field, as if it had been typed.
-  function pick(into, value) {
-    const input = $(`#${into} textarea, #${into} input`);
-    if (!input) return;
-    const proto = input.tagName === "TEXTAREA" ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
-    Object.getOwnPropertyDescriptor(proto, "value").set.call(input, value);
-    input.dispatchEvent(new Event("input", { bubbles: true }));
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  }
 
   document.addEventListener("input", (event) => {
     if (event.target.closest("#search")) search(event.target.value);

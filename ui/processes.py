@@ -68,6 +68,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "trainer", *arguments]
 
 
+def module(name: str, *arguments: str) -> list[str]:
+    """One of the UI's own programs."""
+    return [sys.executable, "-P", "-m", name, *arguments]
+
+
 def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(PROGRAM), os.environ.get("PYTHONPATH")]))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("GRADIO_")}
@@ -198,12 +203,12 @@ def end(process: Process, *, at_once: bool = False, patience: float = 5.0) -> No
 
 
 def stream(arguments: Sequence[str], cwd: Path) -> Iterator[str]:
-    """Runs a command of the trainer and yields what it has printed so far; ends it when nobody listens any more.
+    """Runs a program and yields what it has printed so far; ends it when nobody listens any more.
 
     The last text is followed by a line that tells how it ended.
     """
     process = subprocess.Popen(
-        command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd,
+        list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd,
         env=environment(), text=True, encoding="utf-8", errors="replace",
     )  # fmt: skip
     lines: list[str] = []

@@ -146,7 +146,7 @@ def working(workspace: Workspace) -> bool:
 def work(workspace: Workspace) -> None:
     """Starts the process that works the queue off; a second one ends at once."""
     log = workspace.state / "queue.log"
-    processes.spawn([sys.executable, "-P", "-m", "ui.queue", str(workspace.root)], log, workspace.root)
+    processes.spawn(processes.module("ui.queue", str(workspace.root)), log, workspace.root)
 
 
 class Worker:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ui import queue as queues
+from ui.picks import ON_LOAD, picked
 from ui.queue import Item, Queue
 from ui.tell import told
 from ui.workspace import Workspace
@@ -35,8 +36,7 @@ class QueuePage:
                 self.start = gr.Button("Start queue", size="sm", elem_id="queue-start", variant="primary")
                 self.pause = gr.Button("Pause queue", size="sm", elem_id="queue-pause")
                 self.clear = gr.Button("Remove finished", size="sm", elem_id="queue-clear")
-            self.table = gr.HTML(EMPTY, elem_id="queue")
-            self.action = gr.Textbox(elem_id="queue-action", elem_classes="hidden-field", label="Change of the queue")
+            self.table = gr.HTML(EMPTY, elem_id="queue", js_on_load=ON_LOAD)
         self.seen = gr.State("")
 
     @property
@@ -47,7 +47,7 @@ class QueuePage:
         """add, config_of, inputs, outputs: the training page's button, what saves the form and tells its file."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         timer.tick(self._tick, self.seen, self.views, trigger_mode="once", concurrency_limit=40, **quiet)
-        self.action.input(self._act, self.action, [self.action, *self.views], **quiet)
+        self.table.click(self._act, None, self.views, **quiet)
         self.start.click(lambda: self._after(lambda: queues.pause(self.workspace, False)), None, self.views, **quiet)
         self.pause.click(lambda: self._after(lambda: queues.pause(self.workspace, True)), None, self.views, **quiet)
         self.clear.click(lambda: self._after(lambda: queues.clear(self.workspace)), None, self.views, **quiet)
@@ -64,18 +64,18 @@ class QueuePage:
         told(change)
         return self._show("")
 
-    def _act(self, action: str) -> list[Any]:
+    def _act(self, event: gr.EventData) -> list[Any]:
         """One of the buttons in the table: {"id", "do": "up", "down" or "remove"}."""
         try:
-            asked = json.loads(action)
+            asked = json.loads(picked(event))
             id, do = str(asked["id"]), str(asked["do"])
         except (ValueError, KeyError, TypeError):
-            return ["", *self._show("")]
+            return self._show("")
         if do in ("up", "down"):
             told(queues.move, self.workspace, id, -1 if do == "up" else 1)
         elif do == "remove":
             told(queues.remove, self.workspace, id)
-        return ["", *self._show("")]
+        return self._show("")
 
     def _tick(self, seen: str) -> list[Any]:
         return self._show(seen)
@@ -128,7 +128,4 @@ def _row(item: Item) -> str:
 def _button(item: Item, do: str, name: str, sign: str) -> str:
     told_back = html.escape(json.dumps({"id": item.id, "do": do}), quote=True)
     label = html.escape(f"{name}: {item.name}", quote=True)
-    return (
-        f"<button type='button' data-into='queue-action' data-pick='{told_back}' aria-label='{label}' "
-        f"title='{name}'>{sign}</button>"
-    )
+    return f"<button type='button' data-pick='{told_back}' aria-label='{label}' title='{name}'>{sign}</button>"

@@ -10,6 +10,7 @@ import gradio as gr
 from trainer.run_dir import RunDir
 from ui import compare
 from ui.media import Media
+from ui.picks import ON_LOAD_BOXES, picked
 from ui.workspace import Workspace
 
 
@@ -24,10 +25,8 @@ class Runs:
             with gr.Row(elem_classes="buttons"):
                 gr.HTML("<h2>Runs</h2>")
                 self.refresh = gr.Button("Refresh", size="sm", elem_id="refresh-runs")
-            self.table = gr.HTML(elem_id="runs")
-            self.chosen = gr.Textbox(
-                elem_id="runs-chosen", elem_classes="hidden-field", show_label=False, label="Chosen"
-            )
+            self.table = gr.HTML(elem_id="runs", js_on_load=ON_LOAD_BOXES)
+            self.chosen = gr.Textbox(elem_id="runs-chosen", elem_classes="hidden-field", label="Chosen runs")
         with gr.Column(elem_classes="card", visible=False) as self.details:
             gr.HTML("<h2>What differs</h2>")
             self.settings = gr.HTML(elem_id="runs-settings")
@@ -49,8 +48,15 @@ class Runs:
 
     def wire(self, tab: gr.Tab) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        gr.on([tab.select, self.refresh.click, self.chosen.input], self._show, self.chosen, self.views, **quiet)
+        gr.on([tab.select, self.refresh.click], self._show, self.chosen, self.views, **quiet)
+        self.table.change(self._choose, None, [self.chosen, *self.views], **quiet)
         self.step.input(self._samples, [self.chosen, self.step], self.samples, **quiet)
+
+    def _choose(self, event: gr.EventData) -> list[Any]:
+        chosen = picked(event)
+        views = self._show(chosen)
+        # The table has its ticks already; a new one would move the focus away.
+        return [chosen, gr.skip(), *views[1:]]
 
     def _show(self, chosen: str) -> list[Any]:
         names, runs = self._picked(chosen)

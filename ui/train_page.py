@@ -207,7 +207,7 @@ class Train:
         config = str(self.workspace.config(page.draft.file))
         yield [*shown, "<p class='quiet'>Looking at config, base and images ...</p>", gr.update(visible=True)]
         rest: list[Any] = [gr.skip()] * len(shown)
-        for text in processes.stream(["check", config], self.workspace.root):
+        for text in processes.stream(processes.command("check", config), self.workspace.root):
             yield [*rest, f"<pre class='log' tabindex='0'>{html.escape(text)}</pre>", gr.skip()]
         yield [*rest, gr.skip(), gr.update(visible=False)]
 

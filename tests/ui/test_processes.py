@@ -126,15 +126,14 @@ def test_only_known_words_reach_a_run_that_goes_on(place: Workspace) -> None:
         processes.ask(place, name, "stop")
 
 
-def test_a_command_is_followed_and_ends_when_nobody_listens(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_is_followed_and_ends_when_nobody_listens(place: Workspace) -> None:
     script = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)\n"
-    monkeypatch.setattr(processes, "command", lambda *args: [sys.executable, "-c", script])
-    lines = processes.stream([], place.root)
+    lines = processes.stream([sys.executable, "-c", script], place.root)
     pid = int(next(lines))
     lines.close()
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    monkeypatch.setattr(processes, "command", lambda *args: [sys.executable, "-c", "print('a'); print('b'); exit(3)"])
-    assert list(processes.stream([], place.root))[-1] == "a\nb\n(ended with exit code 3)"
+    failing = [sys.executable, "-c", "print('a'); print('b'); exit(3)"]
+    assert list(processes.stream(failing, place.root))[-1] == "a\nb\n(ended with exit code 3)"
 
 
 def test_a_history_of_a_hundred_thousand_lines_opens_in_two_seconds(place: Workspace) -> None:

@@ -1,0 +1,154 @@
+"""Changes caption files, one or many at once, each change as a whole and with a way back."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.atomic import write_text
+from trainer.errors import UserError
+from ui.workspace import read_json
+
+LONGEST = 20_000  # characters of a caption
+STEPS_BACK = 50
+REMOVED = "removed"  # the folder beside the images that takes dropped ones
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file; None = it does not exist."""
+
+    file: Path
+    before: str | None
+    after: str | None
+
+
+def read(file: Path) -> str | None:
+    """A caption file's text, None where there is none. Raises UserError where it can't be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None
+
+
+def tags_of(caption: str, separator: str = ",") -> list[str]:
+    return [tag for part in caption.split(separator) if (tag := part.strip())]
+
+
+def replaced(caption: str, old: str, new: str) -> str:
+    """The caption with a tag replaced, or dropped where `new` is empty; tags stay single and in order."""
+    tags = tags_of(caption)
+    if old not in tags:
+        return caption
+    kept = [new if tag == old else tag for tag in tags]
+    return ", ".join(dict.fromkeys(tag for tag in kept if tag))
+
+
+def with_first(caption: str, word: str) -> str:
+    """The caption with a tag at its beginning."""
+    return ", ".join(dict.fromkeys([word, *(tag for tag in tags_of(caption) if tag != word)]))
+
+
+def changes(files: Iterable[Path], edit: Callable[[str], str], *, new: bool = False) -> list[Change]:
+    """What an edit would change; `new`: it also makes the files that are missing."""
+    found = []
+    for file in dict.fromkeys(files):
+        before = read(file)
+        if before is None and not new:
+            continue
+        # The line's end is no part of a caption.
+        text = (before or "").rstrip("\r\n")
+        after = edit(text)
+        if after != text:
+            found.append(Change(file, before, after + "\n"))
+    return found
+
+
+def frequencies(captions: Iterable[str]) -> Counter[str]:
+    return Counter(tag for caption in captions for tag in dict.fromkeys(tags_of(caption)))
+
+
+class Editor:
+    """`state`: the UI's own folder, where the way back is kept."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder = state / "undo"
+
+    def write(self, what: str, wanted: Sequence[Change]) -> None:
+        """Makes changes and keeps the way back first. Raises UserError where a file cannot be written."""
+        for change in wanted:
+            if change.after is not None and len(change.after) > LONGEST:
+                raise UserError(f"{change.file.name}: a caption of {len(change.after)} characters is too long.")
+        if not wanted:
+            return
+        note = {
+            "what": what,
+            "changes": [{"file": str(c.file), "before": c.before, "after": c.after} for c in wanted],
+        }
+        # Names sort by time; two within one tick of the clock stay apart.
+        write_text(self._folder / f"{time.time_ns():020d}-{secrets.token_hex(2)}.json", json.dumps(note))
+        for old in self._notes()[:-STEPS_BACK]:
+            old.unlink(missing_ok=True)
+        for change in wanted:
+            _put(change.file, change.after)
+
+    def last(self) -> str:
+        """What undo would take back, "" where there is nothing."""
+        notes = self._notes()
+        told = read_json(notes[-1]) if notes else None
+        return str(told.get("what", "")) if isinstance(told, dict) else ""
+
+    def undo(self) -> str:
+        """Takes the last change back. Files that were changed since by somebody else are left alone and named."""
+        notes = self._notes()
+        if not notes:
+            raise UserError("there is nothing to undo.")
+        told = read_json(notes[-1])
+        notes[-1].unlink(missing_ok=True)
+        if not isinstance(told, dict):
+            raise UserError("the note of the last change is damaged; it cannot be undone.")
+        other = []
+        for entry in told["changes"]:
+            file = Path(entry["file"])
+            if read(file) == entry["after"]:
+                _put(file, entry["before"])
+            else:
+                other.append(file.name)
+        left = f" Changed by somebody else since, so left alone: {', '.join(other[:5])}." if other else ""
+        return f"Took back: {told['what']}.{left}"
+
+    def _notes(self) -> list[Path]:
+        return sorted(self._folder.glob("*.json"))
+
+
+def _put(file: Path, text: str | None) -> None:
+    try:
+        if text is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_text(file, text)
+    except OSError as error:
+        raise UserError(f"{file}: could not be written ({error.strerror or error}).") from None
+
+
+def drop(image: Path, caption: Path | None) -> Path:
+    """Moves an image and its caption into a folder beside it, where it no longer trains. Returns the new place."""
+    folder = image.parent / REMOVED
+    target = folder / image.name
+    if target.exists():
+        target = folder / f"{image.stem}-{secrets.token_hex(3)}{image.suffix}"
+    try:
+        folder.mkdir(exist_ok=True)
+        image.replace(target)
+        if caption is not None and caption.is_file():
+            caption.replace(target.with_suffix(caption.suffix))
+    except OSError as error:
+        raise UserError(f"{image}: could not be moved ({error.strerror or error}).") from None
+    return target

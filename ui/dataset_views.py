@@ -1,0 +1,163 @@
+"""What the dataset page shows, as HTML: numbers, buckets, tags, and pictures with crop box and captions."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import UserError
+from ui.captions import read
+from ui.look import Caption, Look, Picture
+from ui.media import Media
+from ui.plots import bars
+
+PAGE = 24  # pictures
+MOST_PROBLEMS = 8
+MOST_TAGS = 60
+EMPTY = (
+    "<div class='note-box'>Press <b>Look at the images</b>: every image is opened once, and you see what the model "
+    "will see: which part of each picture, how often, and with which caption.</div>"
+)
+
+
+def summary_html(found: Look) -> str:
+    report = found.report
+    captions = report.get("captions", {})
+    cut = captions.get("cut_off")
+    facts = [
+        ("Images", f"{report.get('images', 0):,}"),
+        ("Captions", f"{captions.get('found', 0):,}"),
+        ("Missing", f"{captions.get('missing', 0):,}"),
+        ("Empty", f"{captions.get('empty', 0):,}"),
+        ("Cut off", "not counted" if cut is None else f"{cut:,}"),
+        ("Samples an epoch", f"{report.get('samples_per_epoch', 0):,}"),
+        ("Steps an epoch", f"{report.get('steps_per_epoch', 0):,}"),
+        ("Steps", f"{report.get('steps', 0):,}"),
+    ]
+    cells = "".join(f"<div><dt>{k}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in facts)
+    return f"<dl class='facts'>{cells}</dl>{_problems(report.get('problems', []))}{_notes(report)}"
+
+
+def _problems(problems: Sequence[dict[str, object]]) -> str:
+    if not problems:
+        return "<div class='good' role='status'>Nothing looks odd.</div>"
+    stops = any(p.get("stops") for p in problems)
+    rows = "".join(
+        f"<li><b>{html.escape(Path(str(p.get('file', ''))).name)}</b>: {html.escape(str(p.get('what', '')))}</li>"
+        for p in problems[:MOST_PROBLEMS]
+    )
+    more = f"<li>and {len(problems) - MOST_PROBLEMS:,} more</li>" if len(problems) > MOST_PROBLEMS else ""
+    count = "1 thing" if len(problems) == 1 else f"{len(problems):,} things"
+    title = "Training would not start" if stops else f"{count} worth a look"
+    return f"<div class='{'bad-list' if stops else 'note-box'}' role='status'><b>{title}</b><ul>{rows}{more}</ul></div>"
+
+
+def _notes(report: dict[str, object]) -> str:
+    notes = report.get("notes")
+    lines = [str(n) for n in notes] if isinstance(notes, list) else []
+    return "".join(f"<p class='quiet'>{html.escape(line)}</p>" for line in lines)
+
+
+def buckets_html(found: Look) -> str:
+    counts = [(f"{b['width']} x {b['height']}", float(b["images"])) for b in found.report.get("buckets", [])]
+    return bars(counts, title="Images by training size")
+
+
+def tags_html(tags: Sequence[tuple[str, int]]) -> str:
+    """The most frequent tags; a click puts one into the search."""
+    if not tags:
+        return "<p class='quiet'>No captions.</p>"
+    cells = "".join(
+        f"<button type='button' class='tag' data-pick=\"{html.escape(tag, quote=True)}\">"
+        f"{html.escape(tag)} <span>{count:,}</span></button>"
+        for tag, count in tags[:MOST_TAGS]
+    )
+    more = f"<p class='quiet'>and {len(tags) - MOST_TAGS:,} rarer ones</p>" if len(tags) > MOST_TAGS else ""
+    return f"<div class='tags'>{cells}</div>{more}"
+
+
+def filters(found: Look) -> list[tuple[str, str]]:
+    odd = sum(bool(p.problems) for p in found.pictures)
+    sizes = dict.fromkeys(p.size_name for p in sorted(found.pictures, key=lambda p: p.bucket))
+    choices = [(f"all images, problems first ({len(found.pictures):,})", "")]
+    return [*choices, *([(f"with problems ({odd:,})", "problems")] if odd else []), *((s, s) for s in sizes)]
+
+
+def chosen(found: Look, which: str, search: str) -> list[int]:
+    """Places in `found.pictures` of what is to be shown."""
+    words = search.lower().split()
+    return [
+        index
+        for index, picture in enumerate(found.pictures)
+        if (not which or (picture.problems if which == "problems" else picture.size_name == which))
+        and all(word in f"{Path(picture.file).name} {picture.written}".lower() for word in words)
+    ]
+
+
+def gallery_html(media: Media, found: Look, places: Sequence[int], page: int, current: int) -> str:
+    shown = places[page * PAGE : (page + 1) * PAGE]
+    if not shown:
+        return "<p class='quiet'>No image fits.</p>"
+    cells = "".join(_cell(media, found.pictures[i], i, selected=i == current) for i in shown)
+    return f"<div class='gallery'>{cells}</div>"
+
+
+def _cell(media: Media, picture: Picture, index: int, *, selected: bool) -> str:
+    name = html.escape(Path(picture.file).name)
+    marks = f"{' odd' if picture.problems else ''}{' selected' if selected else ''}"
+    problems = "".join(f"<p class='bad-text'>{html.escape(text)}</p>" for text in picture.problems[:2])
+    caption = caption_html(picture.captions[0]) if picture.captions else ""
+    if (edited := edited_since(picture)) is not None:
+        caption = f"{html.escape(edited)} <i class='quiet'>(edited)</i>"
+    return (
+        f"<button type='button' class='cell{marks}' data-pick='{index}' aria-label='{name}'>"
+        f"{framed(media, picture)}<b>{name}</b>"
+        f"<small>{picture.size_name}, {picture.times:g} an epoch</small>{problems}<p>{caption}</p></button>"
+    )
+
+
+def edited_since(picture: Picture) -> str | None:
+    """The text of its caption file, where that is no longer what was looked at."""
+    if not picture.caption_file:
+        return None
+    try:
+        now = (read(Path(picture.caption_file)) or "").strip()
+    except UserError:
+        return None
+    first = now if "\n" in picture.written else now.partition("\n")[0]
+    return first if first.strip() != picture.written.strip() else None
+
+
+def framed(media: Media, picture: Picture) -> str:
+    """The thumbnail with what trains inside the frame."""
+    left, top, width, height = (f"{v * 100:.2f}%" for v in picture.crop)
+    box = f"<span class='crop' style='left:{left};top:{top};width:{width};height:{height}'></span>"
+    return (
+        f"<span class='thumb'><img src='{media.url('thumb', Path(picture.file))}' alt='' loading='lazy'>"
+        f"<span class='clip'>{box}</span></span>"
+    )
+
+
+def caption_html(caption: Caption) -> str:
+    """The caption with what does not reach the model struck out."""
+    if not caption.text:
+        return "<i>(empty)</i>"
+    if caption.kept is None or caption.kept >= len(caption.text):
+        return html.escape(caption.text)
+    kept, lost = caption.text[: caption.kept], caption.text[caption.kept :]
+    return f"{html.escape(kept)}<s title='cut off: {caption.tokens} tokens'>{html.escape(lost)}</s>"
+
+
+def picture_html(media: Media, picture: Picture) -> str:
+    """One image large, and what is done with it."""
+    facts = (
+        f"{picture.original[0]} x {picture.original[1]} pixels, trained as {picture.size_name}, "
+        f"{picture.times:g} times an epoch"
+    )
+    problems = "".join(f"<p class='bad-text'>{html.escape(text)}</p>" for text in picture.problems)
+    captions = "".join(f"<li>{caption_html(c)}</li>" for c in picture.captions)
+    return (
+        f"<div class='picture'>{framed(media, picture)}<b>{html.escape(Path(picture.file).name)}</b>"
+        f"<p class='quiet'>{facts}</p>{problems}<h3>As it will be trained</h3><ul>{captions}</ul></div>"
+    )
