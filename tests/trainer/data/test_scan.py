@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.trainer.data.conftest import Folder, Scan, picture
+from trainer import config
 from trainer.data.dataset import Dataset
+from trainer.data.loader import Loader
+from trainer.data.plan import Plan
+from trainer.data.scan import scan
 from trainer.errors import UserError
 
 
@@ -151,3 +158,46 @@ def test_hidden_files_are_not_images(folder: Folder, scanned: Scan) -> None:
     picture(64, 64).save(path / "UPPER.PNG")
     found = scanned({"resolution": 64, "subsets": [{"image_dir": "cats", "class_tokens": "cat"}]})
     assert names(found) == ["UPPER.PNG", "a.png"]
+
+
+def test_awkward_names(folder: Folder, scanned: Scan) -> None:
+    path = folder("cats and dogs 😀", {"a b.png": (64, 64), "ü😀.png": (64, 64), "it's [1].png": (64, 64)})
+    odd = os.fsencode(path) + b"/\xff\xfe.png"
+    try:
+        with open(odd, "wb") as file:  # noqa: PTH123  (a name that is no text)
+            picture(64, 64).save(file, "png")
+    except OSError:
+        odd = b""  # this file system allows only text, so nobody can have such a name here
+    table = {"resolution": 64, "subsets": [{"image_dir": path.name, "class_tokens": "cat"}]}
+    found = scanned(table)
+    assert len(found.items) == 3 + bool(odd)
+    batches = [Loader(found, Plan(found, 0), 0).batch(index) for index in range(len(found.items))]
+    shown = {name for batch in batches for name in batch.names}
+    assert all(name.encode("utf-8") for name in shown)  # any terminal can print them
+    if odd:
+        assert any(name.endswith("/\\xff\\xfe.png") for name in shown)
+        os.truncate(odd, 20)
+        (problem,) = problems(scanned, table)
+        assert "\\xff\\xfe.png: " in problem and problem.encode("utf-8")
+
+
+def test_a_thread_of_an_image_trains(folder: Folder, scanned: Scan) -> None:
+    folder("cats", {"tall.png": (1, 10_000), "wide.png": (10_000, 1)})
+    table = {"resolution": 256, "enable_bucket": True, "subsets": [{"image_dir": "cats", "class_tokens": "cat"}]}
+    found = scanned(table)
+    assert [item.target for item in found.items] == [(256, 256), (256, 256)]
+    pixels = Loader(found, Plan(found, 0), 0).batch(0).pixels
+    assert pixels is not None and pixels.shape == (1, 3, 256, 256)
+
+
+def test_keep_going_collects_what_training_would_stop_at(folder: Folder, scanned: Scan, tmp_path: Path) -> None:
+    path = folder("cats", {"a.png": (64, 64), "b.png": (64, 64)}, {"a.txt": "a", "b.txt": "b"})
+    (path / "zero.jpg").touch()
+    (path / "b.txt").write_bytes(b"caf\xe9")
+    tables = [config.Dataset.model_validate({"resolution": 64, "subsets": [{"image_dir": "cats"}]})]
+    found = scan(tables, config.General(), config.Data(), config_dir=tmp_path, keep_going=True)
+    assert names(found) == ["a.png"]
+    assert [(Path(f.path).name, f.reason.split(":")[-1].split("(")[0].strip()) for f in found.faults] == [
+        ("b.png", "not UTF-8"),
+        ("zero.jpg", "the file is empty"),
+    ]
