@@ -92,6 +92,21 @@ class Plan:
                 times[item] += pool.quota / len(pool.regularisation)
         return times
 
+    def lines(self) -> list[str]:
+        """How often the images of each subset train in an epoch, and in which batches: for the console."""
+        times = self.times_per_epoch()
+        counts: dict[str, list[float]] = {}
+        for item, often in zip(self.dataset.items, times, strict=True):
+            counts.setdefault(item.source.where, []).append(often)
+        found = [
+            f"{where}: {len(often):,} images, each {_range(often)} times an epoch" for where, often in counts.items()
+        ]
+        sizes = ", ".join(f"{count:,} of {size}" for size, count in sorted(self.batch_sizes().items(), reverse=True))
+        return [
+            *found,
+            f"an epoch: {self.samples_per_epoch:,} samples in {self.batches_per_epoch:,} batches ({sizes})",
+        ]
+
     def batch_sizes(self) -> Counter[int]:
         """How many batches of each size an epoch has: short ones end a bucket."""
         sizes: Counter[int] = Counter()
@@ -99,6 +114,11 @@ class Plan:
             whole, rest = divmod(pool.samples, pool.batch_size)
             sizes += Counter({pool.batch_size: whole, rest: int(rest > 0)})
         return sizes
+
+
+def _range(numbers: list[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 @dataclass(frozen=True, slots=True)

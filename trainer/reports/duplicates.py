@@ -10,7 +10,8 @@ from trainer.reports.looks import Look
 FAR = 7  # bits of 128 in which near duplicates may differ
 BANDS = FAR + 1  # of 16 bits: with 7 wrong bits at least one band of 8 is untouched
 TONES = 12  # steps of brightness that they may differ; flat pictures have no other feature
-CROWD = 200  # images that share a band beyond this many are not compared with each other
+CROWD = 200  # of more images that share a band, each is compared with its `NEIGHBOURS` in the order of hashes only
+NEIGHBOURS = 20
 
 
 def exact(looks: Sequence[Look]) -> list[list[int]]:
@@ -41,10 +42,13 @@ def _candidates(indices: Iterable[int], looks: Sequence[Look]) -> Iterable[tuple
         for band in range(BANDS):
             bands[band, looks[index].shape >> (16 * band) & 0xFFFF].append(index)
     for members in bands.values():
-        if len(members) <= CROWD:
-            for position, one in enumerate(members):
-                for other in members[position + 1 :]:
-                    yield one, other
+        reach = len(members)
+        if reach > CROWD:
+            members.sort(key=lambda index: looks[index].shape)
+            reach = NEIGHBOURS
+        for position, one in enumerate(members):
+            for other in members[position + 1 : position + 1 + reach]:
+                yield min(one, other), max(one, other)
 
 
 def _alike(one: Look, other: Look) -> bool:

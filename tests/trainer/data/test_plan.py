@@ -145,6 +145,18 @@ def test_a_few_regularisation_images_are_repeated() -> None:
     assert len(set(entries)) == 10
 
 
+def test_lines_for_the_console() -> None:
+    first, second = with_regularisation([0] * 10, [0] * 4, repeats=2).sources
+    data = with_regularisation([0] * 10, [0] * 4, repeats=2)
+    named = (replace(first, where="a"), replace(second, where="b"))
+    items = tuple(replace(item, source=named[item.source.is_reg]) for item in data.items)
+    assert Plan(Dataset(items, data.groups, named), 0).lines() == [
+        "a: 10 images, each 2 times an epoch",
+        "b: 4 images, each 5 times an epoch",
+        "an epoch: 40 samples in 14 batches (13 of 3, 1 of 1)",
+    ]
+
+
 def test_batch_sizes_of_an_epoch() -> None:
     plan = Plan(dataset([(4, [(1, [0] * 10 + [1] * 3)]), (1, [(2, [2])])]), 0)
     assert plan.batch_sizes() == Counter({4: 2, 2: 1, 3: 1, 1: 2})

@@ -25,6 +25,7 @@ from trainer.data.scan import scan
 from trainer.reports import dataset as reports
 from trainer.reports import dataset_console, dataset_page, dataset_run
 from trainer.reports.cutoff import Cut, cutter
+from trainer.reports.duplicates import near
 from trainer.reports.looks import Look, fingerprint
 
 
@@ -216,12 +217,16 @@ def test_alike_survives_what_copies_go_through_and_tells_others_apart() -> None:
 
 
 def test_flat_pictures_are_told_apart_by_brightness() -> None:
-    from trainer.reports.duplicates import near
-
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("black", "white", "#020202")]
     looks = [Look(content=bytes([i]), shape=s, tone=t) for i, (s, t) in enumerate(map(fingerprint, pictures))]
     assert near(looks, [(64, 64)] * 3) == [[0, 2]]
     assert near(looks, [(64, 64), (64, 64), (128, 64)]) == []
+
+
+def test_crowds_are_searched_too() -> None:
+    looks = [Look(content=n.to_bytes(2, "big"), shape=(n << 16) | 0xABCD, tone=9) for n in range(0, 3000, 5)]
+    looks.append(Look(content=b"copy", shape=looks[300].shape ^ (1 << 100), tone=10))
+    assert any({300, 600} <= set(group) for group in near(looks, [(64, 64)] * len(looks)))
 
 
 def test_cutting_by_a_tokenizer() -> None:
