@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -19,6 +20,7 @@ from trainer.reports import learning_page
 from trainer.reports.learning import Checkpoint, Learning, learning, percent
 from trainer.results import Result
 from trainer.run_dir import RunDir
+from trainer.sampling import free_memory
 from trainer.validation_set import ValidationSet
 
 Without = Callable[[], AbstractContextManager[None]]  # inside it, the model is the untouched base
@@ -66,15 +68,10 @@ class Validator:
         """The base, where that is still open and possible; then the state after `step` steps, unless that is done."""
         began = time.monotonic()
         if self.found.base is None and (self.without is not None or step == 0):
-            self._take(self._base())
-        if step == 0 or any(c.step == step for c in self.found.checkpoints):
-            return
-        answers = Answers(step, self._losses())
-        if np.isfinite(answers.losses).all():
-            self._take(answers)
+            with nullcontext() if self.without is None else self.without():
+                self._take(None, step)
+        if step and not any(c.step == step for c in self.found.checkpoints) and self._take(step, step):
             self._tell(step, time.monotonic() - began)
-        else:
-            self.emit(Notice(step, message=f"step {step}: the validation loss is NaN or infinite; it was not recorded"))
 
     def conclude(self, step: int) -> None:
         """The verdict, at the end of a run."""
@@ -82,7 +79,15 @@ class Validator:
         if told is not None:
             self.emit(Notice(step, message=f"{told.verdict} ({self.run_dir.learning_page.name})"))
 
-    def _take(self, answers: Answers) -> None:
+    def _take(self, named: int | None, step: int) -> bool:
+        """Measures what the model is now and records it as the state of step `named`, None = the base. Returns whether
+        that was possible."""
+        losses = self._losses()
+        if losses is None or not np.isfinite(losses).all():
+            problem = "the memory ran out while measuring" if losses is None else "the held-out loss is NaN or infinite"
+            self.emit(Notice(step, message=f"step {step}: {problem}; nothing was recorded and training goes on"))
+            return False
+        answers = Answers(named, losses)
         if self.accelerator.is_main_process:
             if not self._begun:
                 measurements.begin(self.run_dir.validation, self.found)
@@ -92,16 +97,13 @@ class Validator:
             self.found = replace(self.found, base=answers)
         else:
             self.found = replace(self.found, checkpoints=(*self.found.checkpoints, answers))
+        return True
 
-    def _base(self) -> Answers:
-        if self.without is None:
-            return Answers(None, self._losses())
-        with self.without():
-            return Answers(None, self._losses())
-
-    def _losses(self) -> Losses:
+    def _losses(self) -> Losses | None:
+        """(N, D), put together from all processes; None when the memory of one was too small."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        with self.accelerator.autocast():
+        share: Losses | None = None
+        with suppress(torch.OutOfMemoryError), self.accelerator.autocast():
             share = validation.measure(
                 self.family,
                 self.objective,
@@ -109,7 +111,12 @@ class Validator:
                 self.questions.asked[rank::ranks],
                 self.accelerator.device,
             )
-        total: Losses = np.sum(gather_object([share]), axis=0)
+        if share is None:
+            free_memory()
+        shares = gather_object([share])
+        if any(one is None for one in shares):
+            return None
+        total: Losses = np.sum(shares, axis=0)
         return total
 
     def _tell(self, step: int, seconds: float) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,11 +125,13 @@ def test_the_loss_is_the_mean_squared_error_of_the_network_on_these_questions(tm
     [
         pytest.param(("noise.oversampling=8", "lora.dropout=0.3"), id="lora"),
         pytest.param(("training.method='full'", "training.text_encoder=true"), id="full"),
+        pytest.param(("ema.decay=0.9",), id="ema"),
+        pytest.param(("optimizer.name='adamwschedulefree'", "validation.every=1"), id="schedule-free"),
     ],
 )
 def test_a_measured_run_equals_one_that_is_not(project: Path, overrides: tuple[str, ...]) -> None:
     """Bit for bit, on the same training images: the second run has never heard of the held-out ones."""
-    measured = runs.train(project, *overrides, *MEASURED, "run.name='measured'")
+    measured = runs.train(project, *MEASURED, *overrides, "run.name='measured'")
     held = [p.name for p in found(project, "measured").questions.pictures if p.held_out]
     assert held
     for name in held:
@@ -162,8 +165,14 @@ def test_the_base_is_what_the_network_answers_without_the_adapter(project: Path,
     first = found(project).base
     validator = made[-1]
     assert first is not None
-    assert np.array_equal(validator._base().losses, first.losses)
-    assert not np.allclose(validator._losses(), first.losses, rtol=1e-4)
+    assert validator.without is not None
+    with validator.without():
+        late = validator._losses()
+    trained = validator._losses()
+    assert late is not None
+    assert trained is not None
+    assert np.array_equal(late, first.losses)
+    assert not np.allclose(trained, first.losses, rtol=1e-4)
     assert lora.adapters(run.family)[0].layer.scaling["default"] == 0.5  # as it was
 
 
@@ -231,6 +240,25 @@ def test_a_loss_that_is_not_finite_is_told_and_never_the_best(project: Path, mad
     run.run()
     assert [c.step for c in found(project).checkpoints] == [4]
     assert any("NaN" in e.get("message", "") for e in folder(project).events())
+
+
+def test_memory_that_is_too_small_for_measuring_does_not_end_the_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = validation.measure, 0
+
+    def measure(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the base, step 2, step 4
+            raise torch.OutOfMemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(validation, "measure", measure)
+    runs.train(project, *MEASURED)
+    assert [c.step for c in found(project).checkpoints] == [4]
+    told = [e["message"] for e in folder(project).events() if e["event"] == "notice"]
+    assert "step 2: the memory ran out while measuring; nothing was recorded and training goes on" in told
 
 
 def test_answers_survive_the_file_bit_for_bit(tmp_path: Path) -> None:

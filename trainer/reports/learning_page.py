@@ -152,11 +152,16 @@ def _over_the_run(found: Learning) -> Html:
         "Better than the base by",
         series,
         Axis("step", zero=True, high=found.last.step),
-        Axis("%", zero=True),
+        Axis("%", zero=True, high=_headroom(series)),
         remark="Shaded: 95 % intervals. Above 0 is better than the untouched base.",
         markers=markers,
     )
     return section("Over the run", side_by_side(held, _bins_plot(found)))
+
+
+def _headroom(series: Sequence[Series]) -> float:
+    """Above all lines, so that the markers' labels have a place."""
+    return max(1e-3, *(1.2 * value for one in series for value in (*(one.high or ()), *one.y) if value is not None))
 
 
 def _losses(label: str, checkpoints: Sequence[Checkpoint]) -> Series:
