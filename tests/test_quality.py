@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "plugins", "demo", "ui")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-logo', '--no-cache'])"
 
-INTERFACES = {"protocols", "batch", "errors"}
+INTERFACES = {"protocols", "batch", "errors", "adapter_weights"}
 # What other trainers need to use a noise stage too: nothing but these and the interfaces.
 NOISE_LIBRARIES = {"torch", "scipy", "numpy", "pydantic"}
 # Reading a checkpoint's tensors safely is the same for every family, so that one leaf is shared.

@@ -71,7 +71,7 @@ def _of_lora(path: Path, header: Header) -> Inspection:
         what=f"a {'/'.join(kinds)} of {len(file.modules)} modules" + (f" for {version}" if version else ""),
         family=family,
         base_version=version,
-        prediction={"v": "velocity"}.get(stated, stated) if stated else None,
+        prediction=_objective(stated),
         method="/".join(kinds),
         rank=rank,
         alpha=alpha,
@@ -82,6 +82,14 @@ def _of_lora(path: Path, header: Header) -> Inspection:
         not_finite=tuple(name for name, m in file.modules.items() if not is_finite(m)),
         zero=tuple(name for name, m in file.modules.items() if is_zero(m)),
     )
+
+
+def _objective(stated: str | None) -> str | None:
+    """The objective's own name for what the metadata says, which is an alias or a name that none of them knows."""
+    try:
+        return None if stated is None else registry.canonical("objectives", stated)
+    except UserError:
+        return stated
 
 
 def _lora_family(header: Header) -> tuple[str | None, str | None]:

@@ -55,9 +55,11 @@ def test_a_fresh_adapter_changes_nothing(base: tuple[Any, Path, Any], method: st
     kind, folder, _ = base
     family = kind.load(str(folder))
     before = prediction(family)
-    lora.inject(family, list(family.parts), method=method, seed=1, **SIZES)
+    added = lora.inject(family, list(family.parts), method=method, seed=1, **SIZES)
     # DoRA divides each row by its own length, which rounds.
-    torch.testing.assert_close(prediction(family), before, atol=1e-5 if method == "dora" else 0, rtol=0)
+    assert method == "dora" or not any(lora.delta_w(adapter).any() for adapter in added)
+    # The CPU's matrix products round by where their operands lie in memory, which an injection moves.
+    torch.testing.assert_close(prediction(family), before, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
