@@ -50,7 +50,7 @@ class Field:
     help: str
     unit: str
     default: Any
-    choices: tuple[str, ...]  # of the schema: the only values, or with a number the other ones
+    choices: tuple[str | int, ...]  # of the schema: the only values, or with a number the other ones
     suggestions: tuple[str, ...]  # known good values; others may be valid too
     basic: bool
     is_path: bool
@@ -125,11 +125,11 @@ def _field(key: str, field: FieldInfo) -> Field | None:
     )
 
 
-def _kind(key: str, field: FieldInfo) -> tuple[Kind | None, tuple[str, ...]]:
+def _kind(key: str, field: FieldInfo) -> tuple[Kind | None, tuple[str | int, ...]]:
     branches = list(_branches(field.annotation))
     if any(isinstance(b, type) and issubclass(b, BaseModel) for b in branches):
         return ("presence", ()) if _on_by_being_there(key) else (None, ())
-    choices = tuple(str(c) for b in branches if get_origin(b) is Literal for c in get_args(b))
+    choices = tuple(c for b in branches if get_origin(b) is Literal for c in get_args(b))
     if branches == [bool]:
         return "switch", ()
     if choices:
@@ -213,8 +213,11 @@ def from_control(field: Field, raw: Any) -> Any:
     if field.kind == "text":
         return _unquoted(text.strip() if field.is_path else text)
     if field.kind == "choice":
+        known = {str(choice): choice for choice in field.choices}
+        if text in known:
+            return known[text]
         number = _number(text)
-        return _unquoted(text) if text in field.choices or isinstance(number, str) else number
+        return _unquoted(text) if isinstance(number, str) else number
     if field.kind == "number":
         return _number(text)
     if field.kind == "lines":

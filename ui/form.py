@@ -106,7 +106,7 @@ def control(field: Field, suggestions: Sequence[str]) -> Component:
 
 
 def _choices(field: Field, suggestions: Sequence[str]) -> list[tuple[str, str]]:
-    names = [c for c in (field.choices or tuple(suggestions)) if c]
+    names = [str(c) for c in (field.choices or tuple(suggestions)) if c]
     blank = [("as above", "")] if field.inherits else []
     return blank + [(name, name) for name in names]
 
