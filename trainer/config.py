@@ -91,6 +91,11 @@ class Model(Section):
     )
     family: str = key("auto", "Architecture; auto recognises it from the files.", kohya=("v2", "sdxl", "model_type"))
     prediction: str = key("auto", "What the model predicts; auto asks the base.", kohya=("v_parameterization",))
+    zero_terminal_snr: Literal["auto", "on", "off"] = key(
+        "auto",
+        "on: rescale the noise schedule so that its last timestep is pure noise; auto asks the base.",
+        kohya=("rescale_noise_scheduler_to_zero_terminal_snr", "force_zero_terminal_snr"),
+    )
     init: Literal["pretrained", "random"] = key(
         "pretrained",
         "random: take only the architecture of a diffusers folder and start its UNet and text encoder anew.",
@@ -368,15 +373,22 @@ class Data(Section):
     train_data_dir: str = key("", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True)
     reg_data_dir: str = key("", "The same for regularisation images.", path=True)
     latent_sampling: Literal["mean", "once", "fresh"] = key(
-        "mean", "Cached latents: the VAE's mean, one sample of its posterior, or a fresh sample each time.", later=True
+        "mean", "Cached latents: the VAE's mean, one sample of its posterior, or a fresh sample each time."
     )
     cache_to_disk: bool = key(
-        False, "Keep latents and text on the disk, for other runs too.", later=True, kohya=("cache_latents_to_disk",)
+        False, "Keep latents and text on the disk, for other runs too.", kohya=("cache_latents_to_disk",)
     )
     cache_dir: str = key("cache", "Folder of the disk cache.", path=True, kohya=("cache_directory",))
     cache_dtype: Literal["fp32", "fp16", "bf16"] = key("fp32", "Storage of latents on the disk.")
-    kohya_latents: bool = key(
-        False, "Take over kohya's .npz latents where they fit; their VAE is not known.", later=True
+    kohya_latents: Literal["", "sd", "sdxl"] = key(
+        "", "With cache_to_disk: take over kohya's _sd.npz or _sdxl.npz latents that fit. Their VAE cannot be known."
+    )
+    workers: int = key(
+        2,
+        "Threads that make the next batches while a step runs; 0 = none.",
+        ge=0,
+        le=64,
+        kohya=("max_data_loader_n_workers",),
     )
     background: str = key("white", "Colour behind transparent images: a name or #rrggbb.")
     prior_loss_weight: float = key(1.0, "Weight of regularisation images in the loss.", ge=0, le=1000)

@@ -93,6 +93,7 @@ class Family(Protocol):
     latent_factor: int  # pixels per latent cell along one side
     parts: Mapping[str, nn.Module]  # what can train: "unet", "text_encoder", ...
     text_parts: tuple[str, ...]  # which of the parts encode text
+    vae: nn.Module  # between pixels and latents; never trains
     notes: tuple[str, ...]  # what was assumed because the base does not tell, to be shown
 
     @classmethod
@@ -129,6 +130,10 @@ class Family(Protocol):
         weighted_captions: bool = False,
     ) -> Family:
         """Loads the base on the CPU in float32, everything frozen and in eval mode. Raises UserError."""
+        ...
+
+    def use_zero_terminal_snr(self, on: bool) -> None:
+        """Rescales the noise schedule so that its last timestep is pure noise, or takes that back. Raises UserError."""
         ...
 
     def to(self, device: Any, frozen_dtype: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,6 +45,11 @@ class NoiseSchedule:
         objective = _noise_schedule.objective(config, prediction, where)
         return cls(config, objective, _noise_schedule.alphas_cumprod(config, where))
 
+    def with_zero_terminal_snr(self, on: bool) -> NoiseSchedule:
+        """The same schedule, rescaled so that its last timestep is pure noise, or as it was before that."""
+        config = {**self.config, "rescale_betas_zero_snr": on}
+        return NoiseSchedule(config, self.prediction, _noise_schedule.alphas_cumprod(config, "scheduler"))
+
 
 @dataclass(frozen=True)
 class Components:
@@ -79,6 +84,20 @@ class LatentDiffusion:
         self.notes = components.notes
         self.text_parts = tuple(components.text_encoders)
         self.parts: dict[str, nn.Module] = {"unet": components.unet, **components.text_encoders}
+
+    def use_zero_terminal_snr(self, on: bool) -> None:
+        """Rescales the noise schedule to zero terminal SNR (Lin et al. 2023, arXiv 2305.08891), or takes that back.
+
+        Raises UserError for epsilon, which cannot be learned from pure noise.
+        """
+        if on and self.prediction == "epsilon":
+            raise UserError(
+                "model.zero_terminal_snr: a base that predicts epsilon learns nothing from pure noise; train it as "
+                "model.prediction = 'v', or leave the schedule as it is."
+            )
+        schedule = self.components.schedule.with_zero_terminal_snr(on)
+        self.components = replace(self.components, schedule=schedule)
+        self.alphas_cumprod = schedule.alphas_cumprod
 
     @classmethod
     def recognises(cls, base: str) -> str | None:

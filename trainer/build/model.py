@@ -44,7 +44,7 @@ def open_family(config: BaseConfig) -> Family:
         )
     torch.manual_seed(config.run.seed)  # random weights (model.init) are drawn from torch's global stream
     try:
-        return _family_class(config).load(
+        family = _family_class(config).load(
             base,
             prediction=config.model.prediction,
             init=config.model.init,
@@ -54,6 +54,9 @@ def open_family(config: BaseConfig) -> Family:
             max_tokens=config.model.max_tokens,
             weighted_captions=config.model.weighted_captions,
         )
+        if config.model.zero_terminal_snr != "auto":
+            family.use_zero_terminal_snr(config.model.zero_terminal_snr == "on")
+        return family
     except UserError as error:
         raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
 
