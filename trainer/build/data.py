@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from trainer import lora, validation_set
-from trainer.batch import TextStates
+from trainer.batch import Batch, TextStates
+from trainer.build.encoding import image_encoder, latents_of, texts_of
 from trainer.build.model import objective_of
 from trainer.build.noise import noise_warnings
 from trainer.config import BaseConfig
 from trainer.console import Console
 from trainer.data import holdout
-from trainer.data.cache import Latents, MemoryLatents, TextCache
+from trainer.data.cache import Latents
 from trainer.data.dataset import Dataset
 from trainer.data.holdout import Split
 from trainer.data.loader import Loader
 from trainer.data.on_demand import OnDemandLatents
 from trainer.data.plan import Plan
+from trainer.data.prefetch import Prefetch
 from trainer.data.scan import scan
 from trainer.events import Sink
 from trainer.loop import Pace
@@ -83,28 +84,26 @@ def make_loader(
     )
     latents: Latents | None = None
     texts = None
-
-    def encode_images(pixels: Tensor) -> Tensor:
-        return family.encode_images(pixels.to(accelerator.device))
-
     if config.data.cache_latents and on_demand:
-        latents = OnDemandLatents(plan.dataset, encode_images)
+        latents = OnDemandLatents(plan.dataset, image_encoder(config, accelerator, family))
     elif config.data.cache_latents:
-        with torch.no_grad(), console.progress("encoding images", len(plan.dataset.items), "images") as update:
-            latents = MemoryLatents.encode(plan.dataset, encode_images, on_progress=lambda done, _: update(done, ""))
+        latents = latents_of(config, console, accelerator, family, plan.dataset)
         for line in noise_warnings(config, family, plan.dataset, latents, pace):
             console.say(line)
     if config.data.cache_text and not config.training.text_encoder:
-        # Under autocast, as in the network: cached states equal live ones.
-        def encode(captions: Sequence[str]) -> TextStates:
-            with torch.no_grad(), accelerator.autocast():
-                return family.encode_text(captions)
-
-        texts = TextCache(encode)
         captions = set() if on_demand else make().possible_captions()
-        with console.progress("encoding captions", len(captions), "captions") as update:
-            texts.prepare(captions, on_progress=lambda done, _: update(done, ""))
+        texts = texts_of(config, console, accelerator, family, captions)
     return make(latents=latents, texts=texts)
+
+
+def ahead(config: BaseConfig, loader: Loader, accelerator: Accelerator) -> Callable[[int], Batch]:
+    """The loader's batches for the loop, made by worker threads while steps run."""
+    return Prefetch(
+        loader,
+        stride=accelerator.num_processes,
+        workers=config.data.workers,
+        pin=accelerator.device.type == "cuda",
+    ).batch
 
 
 def validator_of(

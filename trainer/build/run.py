@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from trainer import environment, outputs, prompts
 from trainer.advice import memory_advice, slowness_hint
-from trainer.build.data import held_out_lines, make_loader, scan_data, split_of, validator_of
+from trainer.build.data import ahead, held_out_lines, make_loader, scan_data, split_of, validator_of
 from trainer.build.learner import learner_of
 from trainer.build.model import accelerator_for, hold_small, objective_of, open_family, prepare_parts, result_of
 from trainer.build.noise import noise_chain, timesteps_of
@@ -177,7 +177,7 @@ def training(
             timesteps=timesteps_of(config),
             loss=Loss(**config.loss.model_dump()),
         ),
-        batch=loader.batch,
+        batch=ahead(config, loader, accelerator) if not trial else loader.batch,
         optimizer=learner.optimizer,
         schedule=learner.schedule,
         pace=pace,

@@ -1,0 +1,95 @@
+"""What frozen networks make of images and captions, kept in memory or on the disk as the config asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from trainer.batch import TextStates
+from trainer.config import BaseConfig
+from trainer.console import Console
+from trainer.data import content
+from trainer.data.cache import Latents, MemoryLatents, TextCache
+from trainer.data.dataset import Dataset
+from trainer.data.disk_latents import DiskLatents, Recipe
+from trainer.data.disk_texts import DiskTexts
+from trainer.data.encode import Encode, variants
+from trainer.data.kohya_npz import KohyaLatents
+from trainer.protocols import Family
+from trainer.results import DTYPES
+
+
+def image_encoder(config: BaseConfig, accelerator: Accelerator, family: Family) -> Encode:
+    """Pixels to latents: the posterior's mean, and its deviation where samples of it are asked for."""
+
+    def encode(pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        given = pixels.to(accelerator.device)
+        with torch.no_grad():
+            if config.data.latent_sampling == "mean":
+                return family.encode_images(given)
+            return family.encode_posterior(given)
+
+    return encode
+
+
+def latents_of(
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset
+) -> Latents:
+    """The latents of a dataset, encoded where they are missing. Raises UserError for images that cannot be encoded,
+    RunError when the disk is full."""
+    encode = image_encoder(config, accelerator, family)
+    data = config.data
+    if data.cache_to_disk:
+        return _on_disk(config, console, accelerator, family, dataset, encode)
+    with console.progress("encoding images", len(variants(dataset)), "images") as update:
+        return MemoryLatents.encode(
+            dataset, encode, sampling=data.latent_sampling, on_progress=lambda done, _: update(done, "")
+        )
+
+
+def _on_disk(
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset, encode: Encode
+) -> DiskLatents:
+    data = config.data
+    scale = float(getattr(getattr(family.vae, "config", None), "scaling_factor", 1.0))
+    kohya = KohyaLatents(data.kohya_latents, scale) if data.kohya_latents else None
+    recipe = Recipe(content.of_module(family.vae), data.latent_sampling, DTYPES[data.cache_dtype])
+    with accelerator.main_process_first():  # it reads the files for their hashes, the others what it remembers
+        found = DiskLatents(dataset, Path(data.cache_dir) / "latents", recipe, kohya=kohya)
+    for line in found.store.damaged:
+        console.say(f"damaged part of the cache, made again: {line}")
+    if found.taken_over:
+        console.say(f"data.kohya_latents: {len(found.taken_over)} latents of kohya's fit and are taken over")
+    missing, total = len(found.missing), len(variants(dataset))
+    console.say(f"{found.store.folder}: {total - missing} of {total} latents are there")
+    world = accelerator.num_processes
+    with console.progress("encoding images", -(-missing // world), "images") as update:
+        found.fill(encode, rank=accelerator.process_index, world=world, on_progress=lambda done, _: update(done, ""))
+    accelerator.wait_for_everyone()
+    found.refresh()
+    return found
+
+
+def texts_of(
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, captions: set[str]
+) -> TextCache:
+    """A cache that holds these captions, and encodes others as they come."""
+
+    # Under autocast, as in the network: cached states equal live ones.
+    def encode(texts: Sequence[str]) -> TextStates:
+        with torch.no_grad(), accelerator.autocast():
+            return family.encode_text(texts)
+
+    store = None
+    if config.data.cache_to_disk:
+        weights = [content.of_module(family.parts[part]) for part in family.text_parts]
+        encoder = content.digest(family.text_recipe(), weights, config.training.precision)
+        store = DiskTexts(Path(config.data.cache_dir) / "texts", encoder)
+    cache = TextCache(encode, store=store)
+    with console.progress("encoding captions", len(captions), "captions") as update:
+        cache.prepare(captions, on_progress=lambda done, _: update(done, ""))
+    return cache
