@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -62,6 +63,13 @@ def tidy(folder: Path) -> None:
         _sync_folder(folder)
 
 
+def remove(path: Path) -> None:
+    """Takes a file or folder away at once: what is not deleted of it then is a leftover for `tidy`. Raises OSError."""
+    aside = _temporary(path)
+    path.replace(aside)
+    _remove(aside)
+
+
 def size_text(count: float) -> str:
     """1536 -> 1.5 KB"""
     units = ["bytes", "KB", "MB", "GB", "TB"]
@@ -82,13 +90,12 @@ def _replace(target: Path, write: Writer, validate: Writer | None, need: int) ->
         if validate is not None:
             validate(temporary)
         _rename(temporary, target)
-    except OSError as error:
-        told = _no_space(error, target, need) if error.errno in _FULL else error  # before room is made again
+    except BaseException as error:
+        told = _told(error, target, need)  # before room is made again
         _remove(temporary)
-        raise told from error.__cause__
-    except BaseException:
-        _remove(temporary)
-        raise
+        if told is error:
+            raise
+        raise told from error
 
 
 def _temporary(target: Path, mark: str = "") -> Path:
@@ -180,7 +187,16 @@ def _free(target: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _no_space(error: OSError, target: Path, need: int) -> OSError:
+def _told(error: BaseException, target: Path, need: int) -> BaseException:
+    """An error of the operating system as such, with what is needed and what is free where the disk is full."""
+    if not isinstance(error, OSError):
+        # Libraries written in Rust, as safetensors and tokenizers are, raise errors of their own with this text.
+        hidden = re.search(r"\(os error (\d+)\)", str(error))
+        if hidden is None:
+            return error
+        error = OSError(int(hidden[1]), os.strerror(int(hidden[1])), str(target))
+    if error.errno not in _FULL:
+        return error
     wanted = f"{size_text(need)} needed, " if need else ""
     where = f"{wanted}{size_text(_free(target))} free in {target.parent}"
     return OSError(error.errno, f"{error.strerror or 'no space left'}: {where}", str(target))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from pathlib import PurePath
 
 from pydantic import BaseModel
 
 from trainer import registry
 from trainer.config import BaseConfig, Dataset, DatasetOptions, effective, extra
+from trainer.config_errors import shown
 from trainer.errors import UserError
+
+FORBIDDEN = '<>:"/\\|?*'  # in names of files, by Windows
+LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 
 def problems_between(config: BaseConfig) -> list[str]:
@@ -21,8 +25,11 @@ def problems_between(config: BaseConfig) -> list[str]:
 def _required(config: BaseConfig) -> Iterator[str]:
     if not config.model.base:
         yield "model.base: missing; give a checkpoint file, a diffusers folder or a hub id."
-    if config.run.name and (PurePath(config.run.name).name != config.run.name or config.run.name in {".", ".."}):
-        yield f"run.name: found {config.run.name!r}, expected a plain name without slashes (it becomes a folder)."
+    if config.run.name and not _is_file_name(config.run.name):
+        yield (
+            f"run.name: found {shown(config.run.name)}, expected a plain name without slashes (it becomes a folder): "
+            f"at most {LONGEST_NAME} characters, none of {FORBIDDEN}, no dot or space at the end."
+        )
     if not config.datasets:
         yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
     for path, dataset in _tables(config):
@@ -31,6 +38,13 @@ def _required(config: BaseConfig) -> Iterator[str]:
         for s, subset in enumerate(dataset.subsets):
             if not subset.image_dir and not subset.metadata_file:
                 yield f"{path}.subsets[{s}].image_dir: missing; name the folder of images."
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a folder can have this name on every system: Windows refuses most."""
+    plain = name.isprintable() and not set(name) & set(FORBIDDEN) and len(name.encode()) <= LONGEST_NAME
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
+    return plain and reserved is None and not name.endswith((".", " ")) and not name.startswith(" ")
 
 
 def _tables(config: BaseConfig) -> Iterator[tuple[str, Dataset]]:

@@ -66,10 +66,10 @@ def _line(place: Place, found: Any, expected: list[str]) -> str:
     if "unknown" in expected:
         return f"{dotted(place)}: unknown key{_suggest(place)}"
     wanted = " or ".join(dict.fromkeys(expected))
-    return f"{dotted(place)}: found {_shown(found)}, expected {wanted}."
+    return f"{dotted(place)}: found {shown(found)}, expected {wanted}."
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

@@ -16,6 +16,8 @@ from trainer.config import Config, DatasetOptions, Section, SubsetOptions, extra
 from trainer.config_checks import problems_between
 from trainer.errors import UserError
 
+DEEPEST = 50  # levels of tables and lists
+
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a TOML file with `--set` overrides applied; paths in it become absolute.
@@ -37,17 +39,35 @@ def parse(
     """The config of a TOML text; `directory`: what its paths are relative to; `name`: the run's, if it gives none."""
     try:
         values: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise UserError(f"{source}: not valid TOML: {error}.") from None
     problems = [p for override in overrides for p in _override(values, override)]
+    if _is_deep(values):
+        raise UserError(f"{source}: nested more than {DEEPEST} levels deep; no config needs that.")
     config, found = validate(values)
     problems += found
+    if config is not None:
+        problems += _make_absolute(config, directory)
     if problems or config is None:
         raise UserError(f"{source}: {problem}" for problem in problems)
     if not config.run.name:
         config.run.name = name
-    _make_absolute(config, directory)
     return config
+
+
+def _is_deep(values: dict[str, Any]) -> bool:
+    """Whether copying or printing the values could exhaust Python's stack."""
+    level: list[Any] = [values]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for value in level
+            if isinstance(value, (dict, list))
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def validate(values: dict[str, Any]) -> tuple[Config | None, list[str]]:
@@ -68,11 +88,12 @@ def validate(values: dict[str, Any]) -> tuple[Config | None, list[str]]:
 def _override(values: dict[str, Any], override: str) -> list[str]:
     """Applies one `a.b=value`; the value is TOML, or else plain text. Returns problems."""
     dotted, equals, text = override.partition("=")
+    told = override if len(override) <= 80 else f"{override[:77]}..."
     if not equals or not dotted.strip():
-        return [f"--set {override}: expected key=value, for example --set noise.oversampling=128."]
+        return [f"--set {told}: expected key=value, for example --set noise.oversampling=128."]
     try:
         value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     place: Any = values
     steps = dotted.strip().replace("[", ".").replace("]", "").split(".")
@@ -81,25 +102,36 @@ def _override(values: dict[str, Any], override: str) -> list[str]:
             place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
         place[int(steps[-1]) if isinstance(place, list) else steps[-1]] = value
     except (TypeError, AttributeError, ValueError, IndexError, KeyError):
-        return [f"--set {override}: there is no place {dotted!r} in this file."]
+        return [f"--set {told}: there is no place {config_errors.shown(dotted)} in this file."]
     return []
 
 
-def _make_absolute(section: BaseModel, directory: Path) -> None:
+def _make_absolute(section: BaseModel, directory: Path, place: str = "") -> list[str]:
+    """Returns a problem for each value that no path can have."""
+    problems = []
     for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        for child in value if isinstance(value, list) else [value]:
+        value, here = getattr(section, name), f"{place}{name}"
+        for index, child in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(child, BaseModel):
-                _make_absolute(child, directory)
+                inside = f"{here}[{index}]." if isinstance(value, list) else f"{here}."
+                problems += _make_absolute(child, directory, inside)
         # A default is made absolute too (output_dir), but an empty path stays empty.
         if extra(field).get("path") and value and isinstance(value, str):
-            path = directory / Path(value).expanduser()
-            # A hub id looks like a relative path: it stays as it is when nothing lies there.
-            if name not in ("base", "vae", "tokenizer") or path.exists() or looks_like_path(value):
-                written = name in section.model_fields_set
-                setattr(section, name, str(path.resolve()))
-                if not written:
-                    section.model_fields_set.discard(name)
+            written = name in section.model_fields_set
+            try:
+                setattr(section, name, _absolute(value, directory, may_be_id=name in ("base", "vae", "tokenizer")))
+            except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, the home of nobody
+                problems.append(f"{here}: found {config_errors.shown(value)}, which cannot be a path ({error}).")
+            if not written:
+                section.model_fields_set.discard(name)
+    return problems
+
+
+def _absolute(value: str, directory: Path, *, may_be_id: bool) -> str:
+    path = directory / Path(value).expanduser()
+    # A hub id looks like a relative path: it stays as it is when nothing lies there.
+    stays = may_be_id and not path.exists() and not looks_like_path(value)
+    return value if stays else str(path.resolve())
 
 
 def looks_like_path(value: str) -> bool:
@@ -119,6 +151,8 @@ def to_dict(config: Config) -> dict[str, Any]:
             unset = isinstance(section, (DatasetOptions, SubsetOptions))
             values[name] = section.model_dump(mode="json", exclude_unset=unset, exclude_none=True)
             values[name] |= {key: _written(child) for key, child in section if _is_tables(child)}
+    if config.training.epochs:
+        del values["training"]["steps"]  # the one excludes the other
     return {name: value for name, value in values.items() if value}
 
 

@@ -18,8 +18,8 @@ class LineFile:
     def write(self, line: str) -> None:
         self._waiting += line.encode("utf-8", "backslashreplace") + b"\n"
         with contextlib.suppress(OSError):  # a log is no reason to end a run
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+            while self._waiting and (written := self._file.write(self._waiting)):
+                self._waiting = self._waiting[written:]
 
 
 def _torn(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,11 +146,17 @@ def _module(name: str, leaves: dict[str, Tensor], where: str, told: float | None
     if stored is not None and stored.numel() != 1:
         raise UserError(f"{where}: {name}.alpha has the shape {list(stored.shape)}, expected one number")
     alpha = float(stored) if stored is not None else told
+    if alpha is not None and not math.isfinite(alpha):
+        raise UserError(f"{where}: {name}.alpha is {alpha}, expected a number")
+    odd = [leaf for leaf, tensor in leaves.items() if not tensor.is_floating_point() or not tensor.numel()]
+    if odd:
+        found = leaves[odd[0]]
+        raise UserError(f"{where}: {name}.{odd[0]} holds {list(found.shape)} values of {found.dtype}, expected weights")
     weights = AdapterWeights(leaves, alpha or float(weights.rank))
     try:
         with torch.device("meta"):
             delta(AdapterWeights({n: torch.empty(t.shape) for n, t in leaves.items()}, 1.0))
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         shapes = ", ".join(f"{leaf} {list(tensor.shape)}" for leaf, tensor in leaves.items())
         raise UserError(f"{where}: the factors of {name} do not fit together ({shapes})") from error
     return weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trainer import checkpoint
-from trainer.atomic import tidy
+from trainer.atomic import remove, tidy
 from trainer.background import Background
 from trainer.checkpoint import State
 from trainer.config import BaseConfig
@@ -112,8 +113,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     """Dotted keys whose values differ."""
     for key in one.keys() | other.keys():
         a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f"{prefix}{key}.")
+        if isinstance(a, Mapping) or isinstance(b, Mapping):
+            first, second = (value if isinstance(value, Mapping) else {} for value in (a, b))
+            yield from differences(first, second, f"{prefix}{key}.")
         elif a != b:
             yield f"{prefix}{key}"
 
@@ -194,13 +196,14 @@ class Keeper:
         self._forget_old(staged.step)
 
     def _forget_old(self, step: int) -> None:
-        """Only now, when the newest is complete and has been read back."""
+        """Only now, when the newest is complete and has been read back. One that cannot go now goes later."""
         settings = self._config.save
         earlier = [f for f in checkpoint.folders(self._run_dir.checkpoints) if (checkpoint.step_of(f) or 0) <= step]
         for folder in earlier[: -settings.keep]:
             number = checkpoint.step_of(folder) or 0
             if number not in self.keep and not (settings.keep_every and number % settings.keep_every == 0):
-                shutil.rmtree(folder)
+                with suppress(OSError):
+                    remove(folder)
 
     def restore(self, say: Callable[[str], None], rates: Sequence[float], given: Path | None = None) -> int:
         """Loads the given checkpoint, or the newest valid one, and returns its step; 0 when there is none.

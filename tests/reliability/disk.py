@@ -136,21 +136,21 @@ class Fails(Counter):
     def __init__(self, at: int, how: int | str, *, for_good: bool = False) -> None:
         super().__init__()
         self.at, self.how, self.for_good = at, how, for_good
-        self.struck = False
+        self.struck = self.full = False
 
     def before(self, kind: str, path: str, detail: Any = None) -> Any:
         super().before(kind, path, detail)
-        due = len(self.calls) >= self.at and (self.for_good or not self.struck)
+        due = len(self.calls) >= self.at and (self.for_good or not self.struck or self.full)
         if not due or (isinstance(self.how, str) and kind != "write"):
             return detail
-        if isinstance(self.how, int):
-            self.struck = True
-            raise OSError(self.how, os.strerror(self.how), path)
-        half = memoryview(detail)[: len(memoryview(detail)) // 2]
         self.struck = True
+        if isinstance(self.how, int) or self.full:
+            how, self.full = self.how if isinstance(self.how, int) else errno.ENOSPC, False
+            raise OSError(how, os.strerror(how), path)
+        half = memoryview(detail)[: len(memoryview(detail)) // 2]
         if self.how == "lie":
             return Lie(half)
-        self.how, self.for_good = errno.ENOSPC, True  # what follows a short write on a full disk
+        self.full = True  # as the rest of it finds out
         return half
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import socket
 import sys
@@ -61,12 +62,15 @@ def start(function: Callable[[], Any]) -> Child:
     if pid:
         return Child(pid, Path(name))
     try:
-        outcome = Outcome(value=function())
-    except BaseException:
-        outcome = Outcome(error=traceback.format_exc())
-    with open(name, "wb", buffering=0) as file:  # noqa: PTH123 (Path.open is what fault injection replaces)
-        file.write(pickle.dumps(outcome))
-    os._exit(0)
+        try:
+            outcome = Outcome(value=function())
+        except BaseException:
+            outcome = Outcome(error=traceback.format_exc())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with open(name, "wb", buffering=0) as file:  # noqa: PTH123 (Path.open is what fault injection replaces)
+            file.write(pickle.dumps(outcome))
+    finally:
+        os._exit(0)
 
 
 def ranks(count: int, function: Callable[[], Any]) -> list[Any]:

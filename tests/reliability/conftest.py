@@ -1,0 +1,14 @@
+"""Set-up of the tests in this folder."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That fsync is called, and when, is what these tests see; what it does could only be seen by cutting the power,
+    and on a busy disk it takes a second."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
