@@ -136,6 +136,12 @@ class Family(Protocol):
         """Rescales the noise schedule so that its last timestep is pure noise, or takes that back. Raises UserError."""
         ...
 
+    @classmethod
+    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
+        """A fast tokenizer of transformers that counts as the family's text encoders do. Reads no weights. Raises
+        UserError when there is none."""
+        ...
+
     def to(self, device: Any, frozen_dtype: Any) -> None:
         """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
         ...

@@ -100,6 +100,12 @@ class LatentDiffusion:
         self.alphas_cumprod = schedule.alphas_cumprod
 
     @classmethod
+    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
+        """The (first) tokenizer of a base, without its weights. Raises UserError when there is none."""
+        source = _loading.open_base(base, cls.layouts)
+        return _tokenizer.find(tokenizer, "tokenizer", source.tokenizer("tokenizer"), zero_padding=False)
+
+    @classmethod
     def recognises(cls, base: str) -> str | None:
         """Claims diffusers folders and original checkpoints of this family with a text-to-image UNet."""
         identity = identify(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -59,6 +60,11 @@ def open_family(config: BaseConfig) -> Family:
         return family
     except UserError as error:
         raise UserError(p if p.startswith("model.") else f"model.base: {p}" for p in error.problems) from error
+
+
+def tokenizer_of(config: BaseConfig) -> Any:
+    """The tokenizer of the base, without its weights. Raises UserError."""
+    return _family_class(config).tokenizer_of(config.model.base, config.model.tokenizer)
 
 
 def _family_class(config: BaseConfig) -> type[Family]:

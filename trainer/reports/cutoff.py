@@ -15,7 +15,15 @@ class Cut:
     kept: int  # characters of it that reach the model
 
 
+CLIP = 77  # positions of CLIP's text encoders
 Cutter = Callable[[Sequence[str]], list[Cut]]
+
+
+def limit_of(tokenizer: Any, max_tokens: int) -> int:
+    """Tokens that reach the model, with begin and end: `max_tokens` (75, 150, ...) are whole chunks of the encoder's
+    positions, less begin and end."""
+    positions = min(int(tokenizer.model_max_length), CLIP)
+    return max_tokens // (CLIP - SPECIAL) * (positions - SPECIAL) + SPECIAL
 
 
 def cutter(tokenizer: Any, limit: int = 77) -> Cutter:

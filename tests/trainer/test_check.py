@@ -1,0 +1,61 @@
+"""`check`: says before a run what training will do with the data, and refuses what training would refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.trainer.runs import make_project, training
+from trainer import config_io
+from trainer.build.check import check
+from trainer.console import Console
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    file = make_project(tmp_path)
+    (tmp_path / "photos/0.txt").write_text("word " * 200)
+    yield file
+
+
+def test_what_is_said_is_what_trains(project: Path) -> None:
+    config = config_io.read(project, ["training.gradient_accumulation=2"])
+    found = check(config, Console(quiet=True))
+    run = training(project, "training.gradient_accumulation=2")
+    assert found["images"] == len(run.loader.dataset.items) == 5
+    assert sum(bucket["images"] for bucket in found["buckets"]) == 5
+    assert found["steps"] == run.loop.pace.steps == 4
+    assert found["steps_per_epoch"] == -(-run.loader.plan.batches_per_epoch // 2)
+    assert found["captions"] == {"found": 5, "missing": 0, "empty": 0, "cut_off": 1}
+    assert found["would_train"]
+    assert json.loads((project.parent / "output/run/dataset-report.json").read_text()) == found
+
+
+def test_the_report_alone_does_not_make_a_used_run(project: Path) -> None:
+    check(config_io.read(project), Console(quiet=True))
+    training(project).run()
+
+
+def test_all_broken_files_are_in_the_report(project: Path) -> None:
+    photos = project.parent / "photos"
+    (photos / "zero.png").touch()
+    (photos / "1.txt").write_bytes(b"\xff\xfe\xfd")
+    torn = photos / "torn.bmp"
+    Image.new("RGB", (64, 64)).save(torn)
+    torn.write_bytes(torn.read_bytes()[:-1000])
+    (photos / "torn.txt").write_text("x")
+    found = check(config_io.read(project), Console(quiet=True))
+    assert not found["would_train"]
+    stopping = {Path(p["file"]).name for p in found["problems"] if p["stops"]}
+    assert stopping == {"zero.png", "1.png", "torn.bmp"}
+    assert found["images"] == 4
+
+
+def test_without_a_base_tokens_are_not_counted(project: Path) -> None:
+    found = check(config_io.read(project, ["model.base='nowhere'"]), Console(quiet=True))
+    assert found["captions"]["cut_off"] is None
+    assert any(line.startswith("Tokens are not counted: model.base") for line in found["estimate"])
