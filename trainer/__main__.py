@@ -59,11 +59,20 @@ def check(
     preflight: Annotated[
         bool, typer.Option("--preflight", help="Take one step with the largest batch: memory, time; writes nothing.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the dataset report as JSON and nothing else.")] = False,
 ) -> None:
-    """Validate config and data and print what would train; trains nothing."""
+    """Show what would train and what is odd about the data; writes dataset-report.html and trains nothing."""
     from trainer import commands
 
-    commands.check(config, overrides or [], preflight=preflight)
+    commands.check(config, overrides or [], preflight=preflight, as_json=as_json)
+
+
+@app.command()
+def cache(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Encode images and captions into the disk cache, ahead of training; needs data.cache_to_disk = true."""
+    from trainer import commands
+
+    commands.cache(config, overrides or [])
 
 
 @app.command()

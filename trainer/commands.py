@@ -27,12 +27,28 @@ def train(path: Path, overrides: Sequence[str], *, resume: bool, given: Path | N
     return outcome
 
 
-def check(path: Path, overrides: Sequence[str], *, preflight: bool = False) -> None:
+def check(path: Path, overrides: Sequence[str], *, preflight: bool = False, as_json: bool = False) -> None:
+    """as_json: prints the report for machines and nothing else. Raises UserError when training would not start."""
     config = config_io.read(path, overrides)
     build = _build()
-    console = Console()
-    for line in build.preflight(config, console) if preflight else [*notes(config), *build.summary(config)]:
+    console = Console(quiet=as_json)
+    if preflight:
+        for line in build.preflight(config, console):
+            console.say(line)
+        return
+    for line in notes(config):
         console.say(line)
+    report = importlib.import_module("trainer.build.check").check(config, console)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    if not report["would_train"]:
+        raise UserError(f"{p['file']}: {p['what']}" for p in report["problems"] if p["stops"])
+
+
+def cache(path: Path, overrides: Sequence[str]) -> None:
+    config = config_io.read(path, overrides)
+    _build()
+    importlib.import_module("trainer.build.cache").fill(config, Console(quiet=int(os.environ.get("RANK", "0")) > 0))
 
 
 def noise(path: Path, overrides: Sequence[str], *, images: int) -> None:

@@ -127,4 +127,5 @@ def test_check_trains_nothing(
     code, text = command(monkeypatch, capsys, "check", str(project))
     assert code == 0
     assert "3 images, 3 samples in 2 batches per epoch" in text
-    assert not (project.parent / "output").exists()
+    written = {path.name for path in (project.parent / "output").rglob("*") if path.is_file()}
+    assert written == {"dataset-report.html", "dataset-report.json"}

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from tests.trainer.runs import make_project, training
 from trainer import config_io
+from trainer.__main__ import app
 from trainer.build.check import check
 from trainer.console import Console
+from trainer.errors import UserError
 
 
 @pytest.fixture
@@ -59,3 +62,31 @@ def test_without_a_base_tokens_are_not_counted(project: Path) -> None:
     found = check(config_io.read(project, ["model.base='nowhere'"]), Console(quiet=True))
     assert found["captions"]["cut_off"] is None
     assert any(line.startswith("Tokens are not counted: model.base") for line in found["estimate"])
+
+
+def test_on_the_command_line(project: Path) -> None:
+    done = CliRunner().invoke(app, ["check", str(project), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["images"] == 5 and found["would_train"]
+    done = CliRunner().invoke(app, ["check", str(project)])
+    assert "5 images, 5 samples in" in done.stdout and "dataset-report.html" in done.stdout
+    (project.parent / "photos/zero.png").touch()
+    done = CliRunner().invoke(app, ["check", str(project), "--json"])
+    assert isinstance(done.exception, UserError)
+    assert any("zero.png: the file is empty" in line for line in done.exception.problems)
+    assert json.loads(done.stdout)["would_train"] is False
+
+
+def test_a_cache_filled_ahead_is_used(project: Path) -> None:
+    disk = ["--set", "data.cache_to_disk=true", "--set", "data.latent_sampling=fresh"]
+    done = CliRunner().invoke(app, ["cache", str(project), *disk])
+    assert done.exit_code == 0, done.output
+    assert "0 of 5 latents are there" in done.stdout and "complete for 5 images" in done.stdout
+    done = CliRunner().invoke(app, ["cache", str(project), *disk])
+    assert "5 of 5 latents are there" in done.stdout
+    run = training(project, "data.cache_to_disk=true", "data.latent_sampling=fresh")
+    run.run()
+    assert run.loader.batch(0).latents is not None
+    done = CliRunner().invoke(app, ["cache", str(project)])
+    assert isinstance(done.exception, UserError) and "data.cache_to_disk: false" in str(done.exception)

@@ -3,7 +3,6 @@
 from trainer.build.data import scan_data, split_of
 from trainer.build.model import accelerator_for, objective_of, open_family
 from trainer.build.run import Training, preflight, run_dir_of, train, training
-from trainer.build.summary import summary
 
 __all__ = [
     "Training",
@@ -14,7 +13,6 @@ __all__ = [
     "run_dir_of",
     "scan_data",
     "split_of",
-    "summary",
     "train",
     "training",
 ]

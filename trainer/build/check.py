@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer import prompts
 from trainer.build.data import held_out_lines, split_of
 from trainer.build.model import tokenizer_of
 from trainer.build.pace import pace_of
@@ -29,6 +30,7 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     split = split_of(config, scanned, scanned.rendering.cell)
     pace = pace_of(config, Plan(split.training, config.run.seed), 1)
     counts, uncounted = _cutter(config)
+    pictures = prompts.requests(config.samples)
     run_dir = run_dir_of(config)
     report = dataset_run.check(
         split.training,
@@ -42,6 +44,7 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
         estimate=[
             *held_out_lines(config, split),
             *uncounted,
+            *([f"{len(pictures)} samples each time"] if pictures else ()),
             *noise_warning.warnings_before_encoding(
                 config.noise.stages(), split.training, accumulation=pace.accumulation
             ),

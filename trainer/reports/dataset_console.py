@@ -46,7 +46,10 @@ def _parts(report: DatasetReport) -> Iterable[RenderableType]:
     for line in report.estimate:
         yield Text(line)
     batches = ", ".join(f"{count:,} of {size}" for size, count in report.batch_sizes)
-    yield Text(f"an epoch: {report.samples_per_epoch:,} samples in {report.batches_per_epoch:,} batches ({batches})")
+    yield Text(
+        f"{len(report.shown):,} images, {report.samples_per_epoch:,} samples in {report.batches_per_epoch:,} batches "
+        f"per epoch ({batches})"
+    )
     epochs = report.steps / report.steps_per_epoch
     yield Text(f"training: {report.steps:,} steps of {report.steps_per_epoch:,} an epoch, {epochs:,.1f} epochs")
     if report.stops:

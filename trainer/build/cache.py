@@ -1,0 +1,32 @@
+"""Fills the disk cache of a run ahead of it, for `cache`."""
+
+from __future__ import annotations
+
+from trainer.build.data import scan_data
+from trainer.build.encoding import latents_of, texts_of
+from trainer.build.model import accelerator_for, open_family
+from trainer.config import BaseConfig
+from trainer.console import Console
+from trainer.data.loader import Loader
+from trainer.data.plan import Plan
+from trainer.errors import UserError
+from trainer.results import DTYPES
+
+
+def fill(config: BaseConfig, console: Console) -> None:
+    """Encodes every image and caption that the run can use and that is not on the disk yet, held-out ones too.
+
+    Raises UserError when the config keeps nothing on the disk, or for images that cannot be encoded.
+    """
+    if not config.data.cache_to_disk:
+        raise UserError("data.cache_to_disk: false; set it to true, so that there is a cache on the disk to fill.")
+    accelerator = accelerator_for(config)
+    family = open_family(config)
+    dataset = scan_data(config, console, family)
+    family.to(accelerator.device, DTYPES[config.training.precision])
+    if config.data.cache_latents:
+        latents_of(config, console, accelerator, family, dataset)
+    if config.data.cache_text and not config.training.text_encoder:
+        captions = Loader(dataset, Plan(dataset, config.run.seed), config.run.seed).possible_captions()
+        texts_of(config, console, accelerator, family, captions)
+    console.say(f"{config.data.cache_dir}: complete for {len(dataset.items)} images")
