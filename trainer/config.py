@@ -357,6 +357,8 @@ class Save(Section):
 class Logging(Section):
     every: int = key(1, "Steps between metrics; each costs one synchronisation.", ge=1, unit="steps")
     tensorboard: bool = key(True, "Write TensorBoard files into the run's folder.", kohya=("log_with", "logging_dir"))
+    wandb: bool = key(False, "Log to Weights & Biases too; needs the package wandb and a login.", kohya=("log_with",))
+    wandb_project: str = key("immiscible", "Project at Weights & Biases.", kohya=("log_tracker_name",))
 
 
 class Data(Section):
@@ -380,8 +382,8 @@ class Data(Section):
     )
     cache_dir: str = key("cache", "Folder of the disk cache.", path=True, kohya=("cache_directory",))
     cache_dtype: Literal["fp32", "fp16", "bf16"] = key("fp32", "Storage of latents on the disk.")
-    kohya_latents: Literal["", "sd", "sdxl"] = key(
-        "", "With cache_to_disk: take over kohya's _sd.npz or _sdxl.npz latents that fit. Their VAE cannot be known."
+    kohya_latents: Literal["", "_sd.npz", "_sdxl.npz"] = key(
+        "", "With cache_to_disk: take over kohya's latents that fit, in files that end so. Their VAE cannot be known."
     )
     workers: int = key(
         2,

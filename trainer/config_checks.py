@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from pydantic import BaseModel
 
@@ -61,6 +62,8 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
         yield "training.unet: false, and training.text_encoder is false too: nothing would train."
     if config.validation.split and config.validation.datasets:
         yield f"validation.split: {config.validation.split:g} excludes [[validation.datasets]]; keep one of them."
+    if config.logging.wandb and find_spec("wandb") is None:
+        yield "logging.wandb: the package wandb is not installed here; pip install wandb, or set this to false."
     pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
     if len(pairing) > 1:
         yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."

@@ -1,15 +1,18 @@
-"""What happens in a run, as typed events, and the sinks that receive them: metrics.jsonl, log.txt, TensorBoard."""
+"""What happens in a run, as typed events, and the sinks that receive them: metrics.jsonl, TensorBoard, W&B."""
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trainer.atomic import write_text
+from trainer.errors import UserError
 from trainer.line_file import LineFile
 
 
@@ -44,6 +47,8 @@ class Step(Event):
     images_per_second: float
     epoch: float
     loss_by_timestep: dict[str, float] = field(default_factory=dict)  # bins that were drawn, e.g. {"250-499": 0.1}
+    d: dict[str, float] = field(default_factory=dict)  # per part: the step size that Prodigy and its kin found
+    memory: int | None = None  # bytes, the GPU's peak so far
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def scalars(event: Event) -> dict[str, float]:
+    """What of an event is drawn as curves, by the curve's name."""
+    if isinstance(event, Step):
+        named = {"loss": event.loss, "grad_norm": event.grad_norm, "images_per_second": event.images_per_second}
+        named |= {f"lr/{part}": rate for part, rate in event.lr.items()}
+        named |= {f"d/{part}": d for part, d in event.d.items()}
+        named |= {f"loss_by_timestep/{bin}": loss for bin, loss in event.loss_by_timestep.items()}
+        named["memory_gb"] = None if event.memory is None else event.memory / 2**30
+    elif isinstance(event, Validation):
+        named = {"validation/loss": event.loss, "validation/loss_of_training_images": event.training_loss}
+    else:
+        return {}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 class TensorBoardFile:
     """Scalars for TensorBoard."""
 
@@ -138,16 +158,42 @@ class TensorBoardFile:
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Step):
-            self._writer.add_scalar("loss", event.loss, event.step)
-            self._writer.add_scalar("images_per_second", event.images_per_second, event.step)
-            for part, rate in event.lr.items():
-                self._writer.add_scalar(f"lr/{part}", rate, event.step)
-            if event.grad_norm is not None:
-                self._writer.add_scalar("grad_norm", event.grad_norm, event.step)
-        elif isinstance(event, Validation):
-            self._writer.add_scalar("validation/loss", event.loss, event.step)
-            if event.training_loss is not None:
-                self._writer.add_scalar("validation/loss_of_training_images", event.training_loss, event.step)
-        elif isinstance(event, Stop):
+        for name, value in scalars(event).items():
+            self._writer.add_scalar(name, value, event.step)
+        if isinstance(event, Stop):
             self._writer.close()
+
+
+class WandbRun:
+    """The same for Weights & Biases, through accelerate; a resumed run goes on in the same place."""
+
+    def __init__(self, project: str, name: str, id_file: Path, settings: Mapping[str, Any]) -> None:
+        """settings: of the run, nested. Raises UserError when W&B refuses, as it does without a login."""
+        import wandb  # optional
+        from accelerate.tracking import WandBTracker
+
+        if not id_file.exists():
+            write_text(id_file, secrets.token_hex(8))
+        self._tracker = WandBTracker(
+            project, name=name, id=id_file.read_text(), resume="allow", dir=str(id_file.parent)
+        )
+        try:
+            self._tracker.start()
+            self._tracker.store_init_configuration(without_paths(settings))
+        except wandb.errors.Error as error:
+            raise UserError(f"logging.wandb: {error}") from error
+
+    def __call__(self, event: Event) -> None:
+        if values := scalars(event):
+            self._tracker.log(values, step=event.step)
+        if isinstance(event, (Stop, Error)):
+            self._tracker.finish()
+
+
+def without_paths(value: Any) -> Any:
+    """Nested settings in which a path is only its last name: others see them."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [without_paths(child) for child in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

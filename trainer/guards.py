@@ -10,6 +10,7 @@ from typing import Any
 from trainer.errors import RunError
 
 PATIENCE = 5  # steps in a row without a finite gradient, then the run stops
+SCALER_PATIENCE = 40  # the same with float16: its scaler begins at 2^16 and halves at every overflow
 
 
 @dataclass
@@ -30,13 +31,20 @@ class FiniteSteps:
 
     def failed(self, step: int, names: Sequence[str]) -> str:
         """The line about a skipped step. Raises RunError when there were too many in a row."""
+        return self._skip(step, names, PATIENCE)
+
+    def overflowed(self, step: int, names: Sequence[str]) -> None:
+        """A step that float16's scaler skipped, as it does now and then. Raises RunError when it finds no end."""
+        self._skip(step, names, SCALER_PATIENCE)
+
+    def _skip(self, step: int, names: Sequence[str], patience: int) -> str:
         self.skipped += 1
         self.in_a_row += 1
         files = ", ".join(dict.fromkeys(names))
         line = f"step {step}: NaN or infinity in the gradients, the update was skipped (images: {files})"
-        if self.in_a_row >= PATIENCE:
+        if self.in_a_row >= patience:
             raise RunError(
-                f"{line}\nThat were {PATIENCE} steps in a row, so the run stops; its weights are still sound. "
+                f"{line}\nThat were {patience} steps in a row, so the run stops; its weights are still sound. "
                 "Try a lower optimizer.lr, training.precision = 'bf16' or 'fp32', or look at these images."
             )
         return line

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -155,14 +155,18 @@ class Loop:
         """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
         limit = self.pace.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(self._parameters(), limit)
-        if self.accelerator.scaler is not None or math.isfinite(norm):  # a scaler judges for itself
+        finite = self.accelerator.scaler is not None or math.isfinite(norm)  # a scaler judges for itself
+        if finite:
             self.optimizer.step()
-            self.finite.passed()
         else:
             self.emit(Notice(finished + 1, message=self.finite.failed(finished + 1, self._names)))
         self.optimizer.zero_grad()
-        if not self.accelerator.optimizer_step_was_skipped:  # float16: the scaler met an overflow
+        if self.accelerator.optimizer_step_was_skipped:  # float16: the scaler met an overflow
+            self.finite.overflowed(finished + 1, self._names)
+        else:
             self.schedule.step()
+            if finite:
+                self.finite.passed()
         return norm
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -178,11 +182,13 @@ class Loop:
             Step(
                 finished,
                 loss=value,
-                lr={str(g.get("name", i)): float(g["lr"]) for i, g in enumerate(self.optimizer.param_groups)},
+                lr={_name(g, i): float(g["lr"]) for i, g in enumerate(self.optimizer.param_groups)},
                 grad_norm=float(norm),
                 images_per_second=images / max(seconds, 1e-9),
                 epoch=batches / self.pace.batches_per_epoch,
                 loss_by_timestep=by_timestep(results),
+                d={_name(g, i): float(g["d"]) for i, g in enumerate(self.optimizer.param_groups) if "d" in g},
+                memory=torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None,
             )
         )
 
@@ -248,6 +254,10 @@ class Loop:
             self.control.take()
         asked = torch.tensor(float(self.control.stop_requested), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum").item() > 0)
+
+
+def _name(group: dict[str, Any], index: int) -> str:
+    return str(group.get("name", index))
 
 
 def by_timestep(results: Sequence[StepResult], width: int = 250) -> dict[str, float]:

@@ -11,7 +11,7 @@ from trainer import config_io, environment
 from trainer.atomic import tidy
 from trainer.config import BaseConfig
 from trainer.console import Console, RunLines
-from trainer.events import Broadcast, MetricsFile, Sink, TensorBoardFile
+from trainer.events import Broadcast, MetricsFile, Sink, TensorBoardFile, WandbRun
 from trainer.holder import Holder
 from trainer.run_dir import RunDir
 
@@ -55,4 +55,8 @@ class RunFolder:
         found: list[Sink] = [MetricsFile(self._run_dir.metrics), self.lines]
         if self._config.logging.tensorboard:
             found.append(TensorBoardFile(self._run_dir.tensorboard))
+        if self._config.logging.wandb:
+            settings = config_io.to_dict(self._config)
+            project, name = self._config.logging.wandb_project, self._config.run.name
+            found.append(WandbRun(project, name, self._run_dir.path / "wandb-id", settings))
         return found
