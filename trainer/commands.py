@@ -17,6 +17,8 @@ from trainer.errors import UserError
 from trainer.quiet import quiet
 from trainer.run_dir import RunDir
 
+KEPT = 4  # latents that `noise` keeps for pictures
+
 
 def train(path: Path, overrides: Sequence[str], *, resume: bool, given: Path | None = None) -> str:
     """Returns "done" or "stopped". given: the checkpoint to resume from, if not the newest."""
@@ -51,7 +53,8 @@ def cache(path: Path, overrides: Sequence[str]) -> None:
     importlib.import_module("trainer.build.cache").fill(config, Console(quiet=int(os.environ.get("RANK", "0")) > 0))
 
 
-def noise(path: Path, overrides: Sequence[str], *, images: int) -> None:
+def noise(path: Path, overrides: Sequence[str], *, images: int, keep: Path | None = None) -> None:
+    """keep: a safetensors file for some of the latents that are measured."""
     config = config_io.read(path, overrides)
     build = _build()
     noise_run = importlib.import_module("trainer.reports.noise_run")
@@ -71,6 +74,9 @@ def noise(path: Path, overrides: Sequence[str], *, images: int) -> None:
         seed=config.run.seed,
     )
     latents = noise_run.latents_of(sample, family, accelerator.device, console)
+    if keep is not None:
+        some = latents.x[:KEPT].unflatten(1, latents.shape).cpu().contiguous()
+        importlib.import_module("safetensors.torch").save_file({"latents": some}, keep)
     noise_run.write_and_tell(latents, asked, build.run_dir_of(config), console)
 
 
