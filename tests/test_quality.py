@@ -17,8 +17,8 @@ LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_
 INTERFACES = {"protocols", "batch", "errors", "adapter_weights"}
 # What other trainers need to use a noise stage too: nothing but these and the interfaces.
 NOISE_LIBRARIES = {"torch", "scipy", "numpy", "pydantic"}
-# Reading a checkpoint's tensors safely is the same for every family, so that one leaf is shared.
-HELPERS = {"noise": set(), "objectives": set(), "models": {"tensor_file"}}
+# Reading tensors and LoRA files safely is the same for every family, so these leaves are shared.
+HELPERS = {"noise": set(), "objectives": set(), "models": {"tensor_file", "lora_file", "lora_names", "atomic"}}
 UI_MAY_IMPORT = {"config", "config_io", "registry", "run_dir", "events", "errors", "reports", "atomic"}
 
 

@@ -37,7 +37,7 @@ def metadata_of(
                 output_name=config.run.name,
                 base_version=family.base_version,
                 architecture=family.architecture,
-                prediction=family.prediction,
+                prediction=registry.find("objectives", family.prediction).modelspec_name,
                 rank=config.lora.rank,
                 alpha=config.lora.alpha,
                 conv_rank=config.lora.conv_rank,
@@ -80,7 +80,7 @@ def model_metadata_of(config: BaseConfig, family: Family, dataset: Dataset) -> C
         return checkpoint_metadata(
             output_name=config.run.name,
             architecture=family.architecture,
-            prediction=family.prediction,
+            prediction=registry.find("objectives", family.prediction).modelspec_name,
             resolution=resolution_of(dataset),
             finished_at=time.time(),
         )

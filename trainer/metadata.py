@@ -21,7 +21,7 @@ class TrainingFacts:
     output_name: str
     base_version: str  # kohya's ss_base_model_version, e.g. "sd_v1"
     architecture: str  # of the base, in Stability's words: "stable-diffusion-v1"
-    prediction: str  # the objective's name
+    prediction: str  # the objective's modelspec_name
     rank: int
     alpha: float
     seed: int
@@ -140,5 +140,5 @@ def _standard(
         "modelspec.title": title,
         "modelspec.date": finished.isoformat(),
         "modelspec.resolution": "x".join(map(str, resolution)),
-        "modelspec.prediction_type": {"velocity": "v"}.get(prediction, prediction),
+        "modelspec.prediction_type": prediction,
     }

@@ -64,6 +64,7 @@ class Objective(Protocol):
 
     aliases: ClassVar[tuple[str, ...]]  # other names in the config, such as "v"
     diffusers_name: ClassVar[str]  # `prediction_type` of diffusers' schedulers
+    modelspec_name: ClassVar[str]  # what Stability's model metadata calls it, e.g. "v"
     predicts_noise: ClassVar[bool]  # the target is the noise itself, not a mixture with the clean latents
 
     def __init__(self, alphas_cumprod: Tensor) -> None: ...

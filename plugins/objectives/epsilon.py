@@ -14,6 +14,7 @@ class Epsilon(DiscreteSchedule):
 
     aliases: ClassVar[tuple[str, ...]] = ("eps", "noise")
     diffusers_name: ClassVar[str] = "epsilon"
+    modelspec_name: ClassVar[str] = "epsilon"
     predicts_noise: ClassVar[bool] = True
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class Flow:
 
     aliases: ClassVar[tuple[str, ...]] = ("rectified_flow", "flow_prediction")
     diffusers_name: ClassVar[str] = "flow_prediction"
+    modelspec_name: ClassVar[str] = "flow"
     predicts_noise: ClassVar[bool] = False
 
     def __init__(self, alphas_cumprod: Tensor) -> None:

@@ -14,6 +14,7 @@ class Velocity(DiscreteSchedule):
 
     aliases: ClassVar[tuple[str, ...]] = ("v", "v_prediction")
     diffusers_name: ClassVar[str] = "v_prediction"
+    modelspec_name: ClassVar[str] = "v"
     predicts_noise: ClassVar[bool] = False
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

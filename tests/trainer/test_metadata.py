@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from trainer import registry
 from trainer.metadata import TrainingFacts, checkpoint_metadata, lora_metadata
 
 FACTS = TrainingFacts(
@@ -75,7 +76,7 @@ def test_trigger_and_comment_are_told_in_the_standard_too() -> None:
 
 def test_a_whole_model_has_the_standards_keys() -> None:
     metadata = checkpoint_metadata(
-        output_name="m", architecture="stable-diffusion-v1", prediction="velocity", resolution=(512, 512), finished_at=0
+        output_name="m", architecture="stable-diffusion-v1", prediction="v", resolution=(512, 512), finished_at=0
     )
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1"
     assert metadata["modelspec.prediction_type"] == "v"
@@ -88,7 +89,8 @@ def test_epochs_are_counted_from_batches() -> None:
 
 
 def test_v_prediction_is_called_v() -> None:
-    assert lora_metadata(replace(FACTS, prediction="velocity"))["modelspec.prediction_type"] == "v"
+    assert registry.find("objectives", "velocity").modelspec_name == "v"
+    assert lora_metadata(replace(FACTS, prediction="v"))["modelspec.prediction_type"] == "v"
 
 
 def test_more_keys_can_be_added() -> None:

@@ -20,13 +20,13 @@ from trainer.data.render import per_cell
 class KohyaLatents:
     """What has to be known to use them. That they were made by the VAE of this run cannot be known."""
 
-    suffix: str  # "sd" or "sdxl"
+    ending: str  # of the files: "_sd.npz" or "_sdxl.npz"
     scale: float  # of the VAE: the files hold unscaled samples
 
     def file(self, item: Item) -> Path:
         width, height = item.original
         stem = os.path.splitext(item.path)[0]  # noqa: PTH122
-        return Path(f"{stem}_{width:04d}x{height:04d}_{self.suffix}.npz")
+        return Path(f"{stem}_{width:04d}x{height:04d}{self.ending}")
 
     def read(self, item: Item, mirrored: bool, rendering: Rendering) -> Stored | None:
         """The latents of an image, or None where there are none that fit: made for another training size, older than

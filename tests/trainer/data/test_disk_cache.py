@@ -368,7 +368,7 @@ def test_kohyas_latents_are_taken_over_where_they_fit(
     data, path, arrays = npz
     np.savez(path, **arrays)
     calls: list[int] = []
-    latents = DiskLatents(data, tmp_path / "cache", RECIPE, kohya=KohyaLatents("sd", 0.5), workers=0)
+    latents = DiskLatents(data, tmp_path / "cache", RECIPE, kohya=KohyaLatents("_sd.npz", 0.5), workers=0)
     assert latents.taken_over == {Variant(0): str(path), Variant(0, True): str(path)}
     latents.fill(counting(calls))
     assert sum(calls) == 2  # b and its mirror image
@@ -392,7 +392,7 @@ def test_kohyas_latents_that_do_not_fit_are_left(
     npz: tuple[Dataset, Path, dict[str, Any]], change: dict[str, Any]
 ) -> None:
     data, path, arrays = npz
-    kohya = KohyaLatents("sd", 1.0)
+    kohya = KohyaLatents("_sd.npz", 1.0)
     np.savez(path, **{k: v for k, v in (arrays | change).items() if v is not None})
     assert kohya.read(data.items[0], False, data.rendering) is None
     np.savez(path, **arrays)
