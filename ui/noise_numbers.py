@@ -71,12 +71,12 @@ def typical(width: int, height: int, k: int = 0) -> Numbers:
     dim = math.prod(shape)
     length = math.sqrt(dim)  # of a latent
     points = []
-    for k in sorted({*CANDIDATES, *([k] if 1 < k <= 65536 else [])}):
-        found = winner_moments(k, dim, 1.0)
+    for candidates in sorted({*CANDIDATES, *([k] if 1 < k <= 65536 else [])}):
+        found = winner_moments(candidates, dim, 1.0)
         square = (length - found.mean) ** 2 + found.variance + found.rest * (dim - 1)
         drop = 100 * (1 - math.sqrt(square / (2 * dim)))
         pull = found.mean / length
-        points.append(Point(k, drop, found.mean, pull, pull / REFERENCE_PULL, {}))
+        points.append(Point(candidates, drop, found.mean, pull, pull / REFERENCE_PULL, {}))
     return Numbers(shape, 0, tuple(points))
 
 
