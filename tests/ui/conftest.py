@@ -44,7 +44,7 @@ def write_config(place: Workspace, name: str, steps: int = 5) -> Path:
     return path
 
 
-def wait_for(true: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_for(true: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
