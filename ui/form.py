@@ -28,9 +28,9 @@ class Form:
         """What is placed from here on lies behind these tabs."""
         self._path = tabs
 
-    def place(self, keys: Iterable[str]) -> None:
-        """Puts the controls of these keys here, in a grid."""
-        with gr.Row(elem_classes="fields"):
+    def place(self, keys: Iterable[str], *, lead: bool = False) -> None:
+        """Puts the controls of these keys here, in a grid; `lead`: below each other, with room for their help."""
+        with gr.Row(elem_classes="fields lead" if lead else "fields"):
             for key in keys:
                 self.put(key)
 

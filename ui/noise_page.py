@@ -60,7 +60,7 @@ class NoisePage:
         about = (plugin.__doc__ or "").strip().split("\n")[0]
         with gr.Column(elem_classes="card"):
             gr.HTML(f"<h2>{section_label(f'noise.{name}')}</h2><p class='quiet'>{html.escape(about)}</p>")
-            form.place(lead)
+            form.place(lead, lead=True)
             if rest := [key for key in keys if key not in lead]:
                 with gr.Accordion("More", open=False):
                     form.at("Noise")

@@ -25,6 +25,9 @@ class Runs:
             with gr.Row(elem_classes="buttons"):
                 gr.HTML("<h2>Runs</h2>")
                 self.refresh = gr.Button("Refresh", size="sm", elem_id="refresh-runs")
+            gr.HTML(
+                "<p class='quiet'>Tick a run to see its curves, samples and files; tick several to compare them.</p>"
+            )
             self.table = gr.HTML(elem_id="runs", js_on_load=ON_LOAD_BOXES)
             self.chosen = gr.Textbox(elem_id="runs-chosen", elem_classes="hidden-field", label="Chosen runs")
         with gr.Column(elem_classes="card", visible=False) as self.details:
