@@ -9,10 +9,12 @@ Linux only. The real disk is a tmpfs, which only root can mount; without that it
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,7 +37,6 @@ from rich.table import Table
 
 from tests.reliability import kills, small
 from tests.reliability.artefacts import same_state, state
-from tests.reliability.forks import forked
 from trainer import checkpoint
 
 SIZES = (0, 4 << 10, 1 << 20)  # bytes that are free on the disk; and one byte less than needed
@@ -71,7 +73,7 @@ def killed_at_names(project: Path, whole: kills.Whole, count: int) -> Row:
 
 def killed_at_random(project: Path, whole: kills.Whole, count: int) -> Row:
     began = time.monotonic()
-    forked(lambda: small.training(project, *kills.SETTINGS, "run.name='timed'").run()).returned()
+    kills.resumed(project, whole, "timed")
     length = time.monotonic() - began
     luck, died = random.Random(0), 0
     for case in range(count):
@@ -84,12 +86,12 @@ def killed_at_random(project: Path, whole: kills.Whole, count: int) -> Row:
 
 @contextmanager
 def small_disk(size: int) -> Iterator[Path]:
-    """A file system of `size` bytes. Raises OSError where that is not permitted."""
+    """A file system of `size` bytes. Raises PermissionError where that is not permitted."""
     with tempfile.TemporaryDirectory() as folder:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise OSError(done.stderr.strip())
+            raise PermissionError(done.stderr.strip())
         try:
             yield Path(folder)
         finally:
@@ -97,26 +99,36 @@ def small_disk(size: int) -> Iterator[Path]:
 
 
 def full_disks() -> Row:
+    """Each size once as it is, and once as behind a quota, where the disk claims to have room."""
     began = time.monotonic()
     new, old = state(2, elements=200_000), state(1, elements=200)
     need = checkpoint.stage(new).size
-    room_for_old = 4 * checkpoint.stage(old).size
+    cases = [(free, claimed) for free in (*SIZES, need - 8192) for claimed in (None, 1 << 40)]
     try:
-        for free in (*SIZES, need - 4096):
-            with small_disk(room_for_old + free) as disk:
+        for free, claimed in cases:
+            with small_disk(4 * need) as disk:
                 checkpoint.save(disk / "step-000001", old)
-                try:
-                    checkpoint.save(disk / "step-000002", new)
-                except OSError as error:
-                    assert "needed" in str(error), error
-                    assert "free in" in str(error), error
-                else:
-                    raise AssertionError(f"{need} bytes fitted into {free}")
-                assert [path.name for path in disk.iterdir()] == ["step-000001"]
+                (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - free))
+                usage = shutil.disk_usage(disk)
+                claim = usage if claimed is None else usage._replace(free=claimed)
+                with mock.patch("shutil.disk_usage", return_value=claim):
+                    _refused(disk / "step-000002", new)
+                assert sorted(path.name for path in disk.iterdir()) == ["ballast", "step-000001"]
                 assert same_state(checkpoint.load(disk / "step-000001"), old)
-    except OSError as error:
+    except PermissionError as error:
         return Row("a real full disk", 0, f"left out: {error}", 0.0)
-    return Row("a real full disk", len(SIZES) + 1, "old one intact, message", time.monotonic() - began)
+    return Row("a real full disk", len(cases), "old one intact, message", time.monotonic() - began)
+
+
+def _refused(target: Path, new: checkpoint.State) -> None:
+    try:
+        checkpoint.save(target, new)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        assert "needed, " in str(error), error
+        assert "free in" in str(error), error
+    else:
+        raise AssertionError("it fitted")
 
 
 def soak(project: Path, steps: int) -> Row:

@@ -56,7 +56,7 @@ def numbered(project: Path, counter: Counter) -> Iterator[None]:
         stack.enter_context(mock.patch.object(UNet2DConditionModel, "forward", unet))
         for name in NETWORKS:
             stack.enter_context(mock.patch.object(family, name, told(name)))
-        stack.enter_context(watched(project.parent / "output", counter))
+        stack.enter_context(watched(project.parent, counter))
         yield
 
 
@@ -64,7 +64,7 @@ def uninterrupted(project: Path) -> Whole:
     def run() -> list[tuple[str, str]]:
         counter = Counter()
         with numbered(project, counter):
-            small.training(project, *SETTINGS, "run.name='whole'").run()
+            _train(project, "whole")
         return counter.calls
 
     moments = forked(run).returned()
@@ -80,7 +80,8 @@ def _came_to(project: Path, name: str) -> tuple[str, bytes, dict[int, float]]:
 
 def _train(project: Path, name: str) -> str:
     """From the beginning, or where it was left; nothing when it was the very last moment that was too late."""
-    config = config_io.read(project, [*SETTINGS, f"run.name='{name}'"])
+    cache = f"data={{cache_to_disk=true,cache_dir='cache-{name}'}}"
+    config = config_io.read(project, [*SETTINGS, cache, f"run.name='{name}'"])
     found = build.training(config, Console(quiet=True), resume=True)
     return "done" if found is None else found.run()
 
