@@ -227,7 +227,9 @@ class Loop:
     def _end(self, step: int, due: Sequence[Periodic]) -> None:
         """What is written now would be lost otherwise, so it is tried until there is room or nobody waits for it."""
         failed = self._attempt(step, [*due, Periodic(lambda _: self.saver.wait(), 0)])
-        until = time.monotonic() + self.patience
+        # Other processes wait meanwhile, and are ended by their own clock after some minutes.
+        alone = self.accelerator.num_processes == 1
+        until = time.monotonic() + (self.patience if alone else min(self.patience, 300.0))
         while failed:
             left = until - time.monotonic()
             if left > 0:

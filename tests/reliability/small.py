@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests import tiny
 from trainer import build, config_io
+from trainer.batch import Batch
 from trainer.build import Training
 from trainer.console import Console
 from trainer.run_dir import RunDir
@@ -47,6 +48,7 @@ batch_size = 2
 [[datasets.subsets]]
 image_dir = "photos"
 """
+EVERY_STEP = ("save.every=1", "save.keep=100")
 SAMPLES = "samples={prompts=['a cat'],width=16,height=16,steps=1,every=2}"
 
 
@@ -111,6 +113,20 @@ def training(file: Path, *overrides: str, resume: bool = False, given: Path | No
     found = build.training(config_io.read(file, overrides), Console(quiet=True), resume=resume, given=given)
     assert found is not None
     return found
+
+
+def stop_after(found: Training, micro_batches: int) -> None:
+    """As Ctrl-C does, while the micro-batch with that number of this process is made."""
+    real, made = found.loop.batch, 0
+
+    def batch(index: int) -> Batch:
+        nonlocal made
+        made += 1
+        if made == micro_batches:
+            found.loop.control.stop_requested = True
+        return real(index)
+
+    found.loop.batch = batch
 
 
 def run_dir(file: Path, name: str = "run") -> RunDir:

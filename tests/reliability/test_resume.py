@@ -15,12 +15,9 @@ import pytest
 
 from tests.reliability import small
 from tests.reliability.forks import forked, ranks
-from trainer.batch import Batch
-from trainer.build import Training
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
-EVERY_STEP = ("save.every=1", "save.keep=100")
 
 CASES = {
     "lora": (),
@@ -53,34 +50,20 @@ def project(tmp_path: Path) -> Path:
     return small.make(tmp_path / "a project")
 
 
-def stop_after(found: Training, micro_batches: int) -> None:
-    """As Ctrl-C does, while the micro-batch with that number of this process is made."""
-    real, made = found.loop.batch, 0
-
-    def batch(index: int) -> Batch:
-        nonlocal made
-        made += 1
-        if made == micro_batches:
-            found.loop.control.stop_requested = True
-        return real(index)
-
-    found.loop.batch = batch
-
-
 def one_step_from(project: Path, step: int, *overrides: str) -> tuple[str, dict[int, float]]:
     """Resumes the whole run's checkpoint under another name and takes one step."""
     name = f"from-{step}"
     given = small.run_dir(project, "whole").checkpoint(step)
     found = small.training(project, *overrides, f"run.name='{name}'", given=given)
     assert found.loop.start.step == step
-    stop_after(found, 1)
+    small.stop_after(found, 1)
     assert found.run() == ("stopped" if step + 1 < STEPS else "done")
     return small.state_hash(small.run_dir(project, name).checkpoint(step + 1)), small.losses(project, name)
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
 def test_every_step_follows_from_the_checkpoint_before_it(project: Path, overrides: tuple[str, ...]) -> None:
-    small.training(project, *overrides, *EVERY_STEP, "run.name='whole'").run()
+    small.training(project, *overrides, *small.EVERY_STEP, "run.name='whole'").run()
     whole, losses = small.run_dir(project, "whole"), small.losses(project, "whole")
     hashes = [small.state_hash(whole.checkpoint(step)) for step in range(1, STEPS + 1)]
     assert len(set(hashes)) == STEPS
@@ -92,7 +75,7 @@ def test_every_step_follows_from_the_checkpoint_before_it(project: Path, overrid
 
 def test_two_processes_resume_bit_for_bit(project: Path) -> None:
     def whole() -> None:
-        small.training(project, *EVERY_STEP, "run.name='whole'", "training.gradient_accumulation=2").run()
+        small.training(project, *small.EVERY_STEP, "run.name='whole'", "training.gradient_accumulation=2").run()
 
     def resumed() -> dict[int, float]:
         given = small.run_dir(project, "whole").checkpoint(2)
@@ -130,7 +113,7 @@ def test_the_command_line_resumes_in_a_new_process_to_the_same_file(project: Pat
 
     small.training(project, "run.name='aaaaa'").run()
     stopped = small.training(project, "run.name='bbbbb'")
-    stop_after(stopped, 3)
+    small.stop_after(stopped, 3)
     assert stopped.run() == "stopped"
     command = [sys.executable, "-m", "trainer", "train", str(project), "--resume", "--set", "run.name='bbbbb'"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -148,3 +131,17 @@ def test_forked_processes_train_as_their_parent_does(project: Path) -> None:
     forked(lambda: small.training(project, "run.name='there'").run()).returned()
     here, there = (small.run_dir(project, name).checkpoint(STEPS) for name in ("here", "there"))
     assert small.state_hash(here) == small.state_hash(there)
+
+
+def test_neither_workers_nor_the_place_of_the_cache_change_anything(project: Path) -> None:
+    settings = ("general.flip_aug=true", "general.shuffle_caption=true", "general.caption_dropout_rate=0.3")
+    for name, data in {
+        "none": "{workers=0}",
+        "one": "{workers=1}",
+        "four": "{workers=4}",
+        "disk": "{workers=2,cache_to_disk=true,cache_dir='cache'}",
+        "warm disk": "{workers=3,cache_to_disk=true,cache_dir='cache'}",
+    }.items():
+        small.training(project, *settings, f"data={data}", f"run.name='{name}'").run()
+    names = ("none", "one", "four", "disk", "warm disk")
+    assert len({small.state_hash(small.run_dir(project, name).checkpoint(STEPS)) for name in names}) == 1

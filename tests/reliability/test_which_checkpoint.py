@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import small
-from tests.reliability.test_resume import stop_after
 from trainer import __main__, environment
 from trainer.errors import UserError
 
@@ -41,14 +40,14 @@ def test_a_damaged_newest_one_is_named_set_aside_and_costs_no_other(
 ) -> None:
     small.training(project, "save={every=2,keep=1}", "run.name='whole'").run()
     stopped = small.training(project, "save={every=2,keep=2}")
-    stop_after(stopped, 4)
+    small.stop_after(stopped, 4)
     stopped.run()
     run_dir = small.run_dir(project)
     assert steps_kept(project) == [2, 4]
     (run_dir.checkpoint(4) / "state.json").write_text("{}")
     resumed = small.training(project, "save={every=1,keep=1}", resume=True)
     assert resumed.loop.start.step == 2
-    stop_after(resumed, 1)
+    small.stop_after(resumed, 1)
     resumed.run()
     # One is kept: it must be the sound one of step 3, not the damaged one of step 4.
     assert steps_kept(project) == [3]
@@ -59,7 +58,7 @@ def test_a_damaged_newest_one_is_named_set_aside_and_costs_no_other(
 
 def test_without_a_sound_one_the_run_starts_from_the_beginning(project: Path) -> None:
     stopped = small.training(project)
-    stop_after(stopped, 2)
+    small.stop_after(stopped, 2)
     stopped.run()
     shutil.rmtree(small.run_dir(project).checkpoint(2))
     again = small.training(project, resume=True)
@@ -73,7 +72,7 @@ def test_a_given_checkpoint_and_what_came_after_it(project: Path) -> None:
     wanted = small.state_hash(run_dir.checkpoint(6))
     resumed = small.training(project, "save={every=1,keep=10}", given=run_dir.checkpoint(2))
     assert resumed.loop.start.step == 2
-    stop_after(resumed, 1)
+    small.stop_after(resumed, 1)
     resumed.run()
     # The later ones belong to what was given up: the newest is now that of step 3.
     assert steps_kept(project) == [1, 2, 3]
@@ -115,7 +114,7 @@ def test_a_checkpoint_of_another_run_begins_a_new_one(project: Path) -> None:
 )
 def test_what_may_change_and_what_may_not(project: Path, change: str, fixed: str) -> None:
     stopped = small.training(project)
-    stop_after(stopped, 2)
+    small.stop_after(stopped, 2)
     stopped.run()
     if fixed:
         with pytest.raises(UserError, match=f"{fixed}: differs from the run"):
@@ -158,7 +157,7 @@ def test_a_run_that_is_done_says_so(project: Path) -> None:
 
 def test_another_base_under_the_same_name_is_refused(project: Path) -> None:
     stopped = small.training(project)
-    stop_after(stopped, 2)
+    small.stop_after(stopped, 2)
     stopped.run()
     weights = project.parent / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -170,7 +169,7 @@ def test_another_base_under_the_same_name_is_refused(project: Path) -> None:
 
 def test_other_versions_and_images_are_told(project: Path) -> None:
     stopped = small.training(project)
-    stop_after(stopped, 2)
+    small.stop_after(stopped, 2)
     stopped.run()
     file = small.run_dir(project).environment
     told = json.loads(file.read_text())

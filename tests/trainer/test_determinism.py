@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.reliability import small
-from tests.reliability.test_resume import EVERY_STEP, stop_after
 from trainer.determinism import set_deterministic
 from trainer.errors import UserError
 
@@ -53,11 +52,11 @@ def test_on_a_gpu_resumed_runs_give_the_same_bits(
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     project = small.make(tmp_path / "a project")
-    settings = ("run.device='cuda'", "run.deterministic=true", f"training.precision='{precision}'", *EVERY_STEP)
+    settings = ("run.device='cuda'", "run.deterministic=true", f"training.precision='{precision}'", *small.EVERY_STEP)
     for name in ("one", "other"):
         small.training(project, *settings, f"run.name='{name}'").run()
     stopped = small.training(project, *settings, "run.name='stopped'")
-    stop_after(stopped, 3)
+    small.stop_after(stopped, 3)
     stopped.run()
     small.training(project, *settings, "run.name='stopped'", resume=True).run()
     states = {small.state_hash(small.run_dir(project, n).checkpoint(6)) for n in ("one", "other", "stopped")}
