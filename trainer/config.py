@@ -30,14 +30,12 @@ def key(
     kohya: tuple[str, ...] = (),
     basic: bool = False,
     unit: str = "",
-    later: bool = False,
     path: bool = False,
     **bounds: Any,
 ) -> Any:
     """A config key. `kohya`: its names in other trainers, for "did you mean"; `basic`: shown first in the UI;
-    `later`: known to the schema, but anything else than the default is an error "not supported yet"; `path`: relative
-    to the file it stands in, made absolute when it is read."""
-    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "later": later, "path": path}
+    `path`: relative to the file it stands in, made absolute when it is read."""
+    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit, "path": path}
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **bounds)
     return Field(default, description=help, json_schema_extra=extra, **bounds)
@@ -368,14 +366,13 @@ class Data(Section):
     config: str = key(
         "",
         "A dataset file of kohya's form: its [general] and [[datasets]].",
-        later=True,
         path=True,
         kohya=("dataset_config",),
     )
     train_data_dir: str = key(
-        "", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True, later=True
+        "", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True
     )
-    reg_data_dir: str = key("", "The same for regularisation images.", path=True, later=True)
+    reg_data_dir: str = key("", "The same for regularisation images.", path=True)
     latent_sampling: Literal["mean", "once", "fresh"] = key(
         "mean", "Cached latents: the VAE's mean, one sample of its posterior, or a fresh sample each time."
     )

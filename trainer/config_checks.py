@@ -1,4 +1,4 @@
-"""The rules between keys: what must be given, what excludes what, what is not supported yet."""
+"""The rules between keys: what must be given, what excludes what."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from pydantic import BaseModel
-
 from trainer import registry
-from trainer.config import BaseConfig, Dataset, DatasetOptions, effective, extra
+from trainer.config import BaseConfig, Dataset, DatasetOptions, effective
 from trainer.config_errors import shown
 from trainer.errors import UserError
 
@@ -19,7 +17,7 @@ LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    rules = (_required, _exclusions, _small_base, _plugins, _ranges, _later)
+    rules = (_required, _exclusions, _small_base, _plugins, _ranges)
     return [line for rule in rules for line in rule(config)]
 
 
@@ -31,8 +29,11 @@ def _required(config: BaseConfig) -> Iterator[str]:
             f"run.name: found {shown(config.run.name)}, expected a plain name without slashes (it becomes a folder): "
             f"at most {LONGEST_NAME} characters, none of {FORBIDDEN}, no dot or space at the end."
         )
-    if not config.datasets:
+    data = config.data
+    if not (config.datasets or data.train_data_dir or data.config):
         yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
+    if data.reg_data_dir and not data.train_data_dir:
+        yield "data.reg_data_dir: has no effect without data.train_data_dir; name the images to train there."
     for path, dataset in _tables(config):
         if not dataset.subsets:
             yield f"{path}.subsets: missing; add [[{path.partition('[')[0]}.subsets]] with image_dir."
@@ -105,19 +106,6 @@ def _small_base(config: BaseConfig) -> Iterator[str]:
         yield f"training.base_precision: {small!r} is for a LoRA over a frozen base; a full fine-tune needs 'same'."
     if small != "same" and config.lora.method != "lora":
         yield f"training.base_precision: {small!r} works with lora.method = 'lora' only, found {config.lora.method!r}."
-
-
-def _later(config: BaseConfig) -> Iterator[str]:
-    sections: list[tuple[str, BaseModel]] = [
-        (name, value) for name in type(config).model_fields if isinstance(value := getattr(config, name), BaseModel)
-    ]
-    for table, dataset in _tables(config):
-        sections.append((table, dataset))
-        sections += [(f"{table}.subsets[{s}]", subset) for s, subset in enumerate(dataset.subsets)]
-    for path, section in sections:
-        for name, field in type(section).model_fields.items():
-            if extra(field).get("later") and getattr(section, name) != field.get_default(call_default_factory=True):
-                yield f"{path}.{name}: not supported yet (found {getattr(section, name)!r})."
 
 
 def notes(config: BaseConfig) -> list[str]:

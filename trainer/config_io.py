@@ -14,6 +14,7 @@ from trainer import config_errors
 from trainer.atomic import write_text
 from trainer.config import Config, DatasetOptions, Section, SubsetOptions, extra
 from trainer.config_checks import problems_between
+from trainer.data.dataset_file import TABLES, included
 from trainer.errors import UserError
 
 DEEPEST = 50  # levels of tables and lists
@@ -41,11 +42,18 @@ def parse(
         values: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise UserError(f"{source}: not valid TOML: {error}.") from None
-    problems = [p for override in overrides for p in _override(values, override)]
+    # The dataset file is taken in first, so that the other overrides reach its tables as well.
+    first, rest = (
+        [o for o in overrides if (o.partition("=")[0].strip() == "data.config") is wanted] for wanted in (True, False)
+    )
+    problems = [p for override in first for p in _override(values, override)]
+    values, dataset_file, found = included(values, directory)
+    problems += found
+    problems += [p for override in rest for p in _override(values, override)]
     if _is_deep(values):
         raise UserError(f"{source}: nested more than {DEEPEST} levels deep; no config needs that.")
     config, found = validate(values)
-    problems += found
+    problems += [f"{problem} (in {dataset_file})" if _is_of(problem, dataset_file) else problem for problem in found]
     if config is not None:
         problems += _make_absolute(config, directory)
     if problems or config is None:
@@ -53,6 +61,11 @@ def parse(
     if not config.run.name:
         config.run.name = name
     return config
+
+
+def _is_of(problem: str, dataset_file: str) -> bool:
+    """Whether a problem is in the tables that a dataset file brought."""
+    return bool(dataset_file) and problem.startswith(TABLES)
 
 
 def _is_deep(values: dict[str, Any]) -> bool:

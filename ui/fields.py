@@ -81,12 +81,11 @@ class Field:
 
 @cache
 def all_fields() -> dict[str, Field]:
-    """Every key that can be set, in the schema's order; `later` keys, which accept nothing yet, are left out."""
+    """Every key that can be set, in the schema's order."""
     found: dict[str, Field] = {}
     for key, field in schema_keys():
         # Held-out datasets are entries like the others: the same controls show them, see ui.draft.
-        wanted = not extra(field).get("later") and not key.startswith(f"{HELD_OUT}[]")
-        if wanted and (made := _field(key, field)) is not None:
+        if not key.startswith(f"{HELD_OUT}[]") and (made := _field(key, field)) is not None:
             found[key] = made
     return found
 

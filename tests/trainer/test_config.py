@@ -150,6 +150,49 @@ def test_resolved_config_reads_back_equal() -> None:
     assert tomllib.loads(text)["noise"]["oversampling"]["k"] == 64
 
 
+DATASET_FILE = """
+[general]
+caption_extension = ".cap"
+[[datasets]]
+resolution = 256
+[[datasets.subsets]]
+image_dir = "cats"
+"""
+
+
+def test_a_dataset_file_is_as_if_pasted(tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets/kohya.toml").write_text(DATASET_FILE)
+    (tmp_path / "sets/other.toml").write_text(DATASET_FILE.replace("cats", "dogs"))
+    run = "[model]\nbase = 'b/b.safetensors'\n[data]\nconfig = 'sets/kohya.toml'\nskip_broken = true\n"
+    found = parse(run, "datasets[0].batch_size=3", directory=tmp_path)
+    assert found == parse(
+        run.replace("config = 'sets/kohya.toml'\n", "") + DATASET_FILE.replace("cats", "sets/cats"),
+        "datasets[0].batch_size=3",
+        directory=tmp_path,
+    )
+    assert found.datasets[0].subsets[0].image_dir == str(tmp_path / "sets/cats")
+    assert parse(config_io.to_toml(found), directory=Path("/elsewhere")) == found
+    other = parse(run, "data.config=sets/other.toml", directory=tmp_path)
+    assert other.datasets[0].subsets[0].image_dir == str(tmp_path / "sets/dogs")
+
+
+def test_problems_of_a_dataset_file_name_it(tmp_path: Path) -> None:
+    (tmp_path / "kohya.toml").write_text(DATASET_FILE.replace("resolution", "resolutoin"))
+    with pytest.raises(UserError) as caught:
+        parse("[model]\nbase = 'b'\n[data]\nconfig = 'kohya.toml'\n[training]\nsteps = 0\n", directory=tmp_path)
+    told = sorted(caught.value.problems)
+    assert len(told) == 2
+    assert told[0].startswith("config: datasets[0].resolutoin: ") and told[0].endswith("(in kohya.toml)")
+    assert told[1].startswith("config: training.steps: ") and "kohya" not in told[1]
+
+
+def test_a_folder_of_folders_stands_in_for_dataset_tables() -> None:
+    found = parse("[model]\nbase = 'b'\n[data]\ntrain_data_dir = 'train'\nreg_data_dir = 'reg'\n")
+    assert found.data.train_data_dir == "/somewhere/train" and found.data.reg_data_dir == "/somewhere/reg"
+    assert "data.reg_data_dir: has no effect" in problems(GOOD, "data.reg_data_dir=reg")
+
+
 def test_a_byte_order_mark_is_no_error() -> None:
     assert parse("\ufeff" + GOOD) == parse(GOOD)
 

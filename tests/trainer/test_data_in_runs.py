@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,27 @@ def test_changing_views_need_no_cache(run: Callable[..., Training]) -> None:
         run("run.name=a", augmented)
     found = run("run.name=b", augmented, "data.cache_latents=false")
     assert found.loader.batch(0).pixels is not None
+
+
+def test_the_same_images_named_in_three_ways_train_the_same(project: Path, tmp_path: Path) -> None:
+    """In tables, in a dataset file of their own, and by the names of folders."""
+    tables = project.read_text()
+    start = tables.index("[general]")
+    folder = project.parent
+    (folder / "train").mkdir()
+    shutil.copytree(folder / "photos", folder / "train" / "1_cat")
+    (folder / "sets.toml").write_text(tables[start:])
+    ways = {
+        "tables": tables.replace('image_dir = "photos"', 'image_dir = "train/1_cat"\nclass_tokens = "cat"'),
+        "file": tables[:start] + "[data]\nconfig = 'sets.toml'\n",
+        "folders": tables[:start]
+        + "[data]\ntrain_data_dir = 'train'\n"
+        + tables[start : tables.index("[[datasets]]")]
+        + "resolution = 64\nbatch_size = 2\n",
+    }
+    trained = {}
+    for name, text in ways.items():
+        (folder / f"{name}.toml").write_text(text)
+        trained[name] = weights(train(folder / f"{name}.toml", f"run.output_dir='{tmp_path / name}'"))
+    assert same(trained["tables"], trained["folders"])
+    assert same(trained["tables"], trained["file"])

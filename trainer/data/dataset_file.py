@@ -12,16 +12,16 @@ from trainer.config import Subset, extra
 TABLES = ("general", "datasets")
 
 
-def included(values: dict[str, Any], directory: Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a run's file with the tables of its dataset file in place, and every problem as "key: ...".
+def included(values: dict[str, Any], directory: Path) -> tuple[dict[str, Any], str, list[str]]:
+    """The values of a run's file as if its dataset file were pasted in, that file's name, and problems as "key: ...".
 
     `values`: as parsed, before validation; `directory`: what `data.config` is relative to. Paths in the dataset file
-    are relative to that file and come back absolute. Without `data.config` the values come back as they are.
+    are relative to that file and come back absolute. Without `data.config` the values come back as they are, and "".
     """
     data = values.get("data")
     name = data.get("config") if isinstance(data, dict) else None
-    if not isinstance(name, str) or not name:
-        return values, []
+    if not isinstance(data, dict) or not isinstance(name, str) or not name:
+        return values, "", []
     path = directory / Path(name).expanduser()
     content, problems = _read(path, name)
     problems += [
@@ -36,7 +36,8 @@ def included(values: dict[str, Any], directory: Path) -> tuple[dict[str, Any], l
     ]
     tables = {key: content[key] for key in TABLES if key in content}
     _make_absolute(tables.get("datasets"), path.resolve().parent)
-    return {**tables, **values}, problems
+    rest = {key: value for key, value in data.items() if key != "config"}
+    return {**tables, **values, "data": rest}, name, problems
 
 
 def _read(path: Path, name: str) -> tuple[dict[str, Any], list[str]]:
