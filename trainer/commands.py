@@ -73,7 +73,7 @@ def noise(path: Path, overrides: Sequence[str], *, images: int, keep: Path | Non
         sizes=sample.sizes,
         seed=config.run.seed,
     )
-    latents = noise_run.latents_of(sample, family, accelerator.device, console)
+    latents = build.latents_to_measure(config, console, accelerator, family, sample)
     if keep is not None:
         some = latents.x[:KEPT].unflatten(1, latents.shape).cpu().contiguous()
         importlib.import_module("safetensors.torch").save_file({"latents": some}, keep)

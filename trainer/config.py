@@ -369,9 +369,7 @@ class Data(Section):
         path=True,
         kohya=("dataset_config",),
     )
-    train_data_dir: str = key(
-        "", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True
-    )
+    train_data_dir: str = key("", "A folder of folders such as '10_ohwx man': repeats, then the class.", path=True)
     reg_data_dir: str = key("", "The same for regularisation images.", path=True)
     latent_sampling: Literal["mean", "once", "fresh"] = key(
         "mean", "Cached latents: the VAE's mean, one sample of its posterior, or a fresh sample each time."

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from plugins.models._latent_diffusion import LatentDiffusion
 from tests.trainer.runs import make_project, train, training
+from trainer import commands
 from trainer.batch import Batch
 from trainer.build import Training
 from trainer.errors import UserError
@@ -114,3 +118,23 @@ def test_the_same_images_named_in_three_ways_train_the_same(project: Path, tmp_p
         trained[name] = weights(train(folder / f"{name}.toml", f"run.output_dir='{tmp_path / name}'"))
     assert same(trained["tables"], trained["folders"])
     assert same(trained["tables"], trained["file"])
+
+
+def test_the_noise_report_reads_the_disk_cache(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(name: str, *overrides: str) -> dict[str, Any]:
+        commands.noise(project, [f"run.output_dir='{tmp_path}'", f"run.name={name}", *overrides], images=8)
+        found: dict[str, Any] = json.loads((tmp_path / name / "noise-report.json").read_text())
+        return found
+
+    def no_more(*_: object) -> None:
+        raise AssertionError("an image was encoded that the cache holds")
+
+    disk = ("data.cache_to_disk=true", f"data.cache_dir='{tmp_path / 'cache'}'")
+    plain, filling = report("plain"), report("filling", *disk)
+    monkeypatch.setattr(LatentDiffusion, "encode_images", no_more)
+    reading = report("reading", *disk)
+    assert "3 of 3 latents are there" in capsys.readouterr().out
+    assert plain["images"] == filling["images"] == reading["images"] == 3
+    assert plain["latent_rms"] == filling["latent_rms"] == reading["latent_rms"]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tests.ui.values import another
 from trainer import config_io
-from trainer.config import extra
 from trainer.config_io import keys as schema_keys
 from ui import draft as drafts
 from ui import entries, session

@@ -2,11 +2,13 @@
 
 from trainer.build.data import scan_data, split_of
 from trainer.build.model import accelerator_for, objective_of, open_family
+from trainer.build.noise import latents_to_measure
 from trainer.build.run import Training, preflight, run_dir_of, train, training
 
 __all__ = [
     "Training",
     "accelerator_for",
+    "latents_to_measure",
     "objective_of",
     "open_family",
     "preflight",

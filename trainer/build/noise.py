@@ -6,8 +6,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainer import registry
+from trainer.build.encoding import latents_of
 from trainer.build.model import objective_of
 from trainer.config import BaseConfig
+from trainer.console import Console
 from trainer.data.cache import Latents
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
@@ -16,8 +18,11 @@ from trainer.loop import Pace
 from trainer.noise import NoiseChain
 from trainer.noise_pool import NoisePool, Place
 from trainer.protocols import Family
-from trainer.reports import noise_warning
+from trainer.reports import noise_run, noise_warning
+from trainer.reports.noise_effect import Latents as Measured
+from trainer.reports.noise_sample import Sample
 from trainer.reports.noise_shift import Schedule
+from trainer.results import DTYPES
 from trainer.stream import global_index
 from trainer.timesteps import Timesteps
 
@@ -54,6 +59,19 @@ def noise_chain(config: BaseConfig, loader: Loader, pace: Pace, accelerator: Acc
             batch_size=max(group.batch_size for group in loader.dataset.groups),
         )
     return chain
+
+
+def latents_to_measure(
+    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, chosen: Sample
+) -> Measured:
+    """The latents of some images, for a report: from the disk cache where there is one, which they complete."""
+    if not (config.data.cache_latents and config.data.cache_to_disk):
+        return noise_run.latents_of(chosen, family, accelerator.device, console)
+    family.to(accelerator.device, DTYPES[config.training.precision])
+    own = noise_run.restricted(chosen)
+    return noise_run.read_latents(
+        own, latents_of(config, console, accelerator, family, own.dataset).read, accelerator.device
+    )
 
 
 def noise_warnings(config: BaseConfig, family: Family, dataset: Dataset, latents: Latents, pace: Pace) -> list[str]:

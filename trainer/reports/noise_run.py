@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 
 from trainer.atomic import write_text
 from trainer.console import Console
+from trainer.data.encode import Stored, Variant
 from trainer.protocols import Family
 from trainer.reports.noise import Asked, NoiseReport, report, settings_of
 from trainer.reports.noise_advice import LOSS, advice, headline
 from trainer.reports.noise_columns import lines
 from trainer.reports.noise_effect import Latents
 from trainer.reports.noise_page import noise_page
-from trainer.reports.noise_sample import Sample, encode, sample
+from trainer.reports.noise_sample import Sample, encode, read, restricted, sample
 from trainer.run_dir import RunDir
 
-__all__ = ["Asked", "latents_of", "sample", "write", "write_and_tell"]
+__all__ = ["Asked", "latents_of", "read_latents", "restricted", "sample", "write", "write_and_tell"]
 
 
 @torch.no_grad()
@@ -28,6 +30,11 @@ def latents_of(found: Sample, family: Family, device: torch.device, console: Con
     with console.progress("encoding images", len(found.items), "images") as update:
         made = encode(found, lambda pixels: family.encode_images(pixels.to(device)), lambda done, _: update(done, ""))
     return Latents.of(made.to(device))
+
+
+def read_latents(found: Sample, stored: Callable[[Variant], Stored], device: torch.device) -> Latents:
+    """The sample's latents from a cache of its images, `restricted`."""
+    return Latents.of(read(found, stored).to(device))
 
 
 @torch.no_grad()

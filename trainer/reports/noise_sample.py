@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,12 @@ def sample(dataset: Dataset, most: int, seed: int) -> Sample:
     if len(alike) > most:
         alike = sorted(python_random(seed, "noise report").sample(alike, most))
     return Sample(dataset, tuple(alike), tuple(sizes))
+
+
+def restricted(found: Sample) -> Sample:
+    """The same images as the whole of a dataset, so that no other is looked for in a cache."""
+    chosen = tuple(found.dataset.items[index] for index in found.items)
+    return Sample(replace(found.dataset, items=chosen), tuple(range(len(chosen))), found.sizes)
 
 
 def read(found: Sample, stored: Callable[[Variant], Stored]) -> Tensor:
