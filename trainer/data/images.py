@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,11 +23,18 @@ ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # its values that exchange width and height
 SHOWN = 5  # how many names a message lists
 TAIL = 65_536  # bytes at the end of a file in which its end mark must be: some tools append metadata
+# What Pillow's decoders and plugins raise on damaged files.
+DAMAGED = (
+    SyntaxError, ValueError, EOFError, struct.error, KeyError, IndexError, OverflowError, MemoryError, RuntimeError
+)  # fmt: skip
 
 # A truncated image is an error, whatever another library set before.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Hints about odd metadata and large pictures; what matters raises. Here, because catch_warnings is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# JPEG XL, where its plugin is installed; Pillow learns of it by this import alone.
+with suppress(ImportError):
+    importlib.import_module("pillow_jxl")
 
 
 class BrokenImageError(UserError):
@@ -66,9 +74,8 @@ def opened(path: str) -> Iterator[Image.Image]:
         raise BrokenImageError(path, f"too many pixels to be safe ({error})") from error
     except OSError as error:
         raise BrokenImageError(path, f"cannot be read: {error.strerror or error}") from error
-    except (SyntaxError, ValueError, EOFError, struct.error, KeyError, IndexError, OverflowError, MemoryError) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        raise BrokenImageError(path, f"damaged: {error}") from error
+    except DAMAGED as error:
+        raise BrokenImageError(path, f"damaged: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def _unknown(path: str) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import os
 import struct
+import subprocess
+import sys
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import trainer
 from tests.trainer.data.conftest import picture
 from trainer.data import decode, images
 from trainer.data.images import BrokenImageError
@@ -121,3 +129,67 @@ def test_a_decompression_bomb_is_named_before_it_explodes(tmp_path: Path) -> Non
 def test_names_that_are_not_utf8_can_be_shown() -> None:
     assert images.printable("a\udcff b ü 😀.png") == "a\\xff b ü 😀.png"
     assert images.listed([f"{n}.png" for n in range(7)]) == "0.png, 1.png, 2.png, 3.png, 4.png and 2 more"
+
+
+def test_a_file_that_may_not_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret.png"
+        Image.new("RGB", (64, 64)).save(path)
+        Path(folder).chmod(0o755)
+        path.chmod(0)
+        with as_nobody(), pytest.raises(BrokenImageError, match=r"secret\.png: cannot be read: Permission denied"):
+            images.size_of(str(path))
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Permissions do not bind root: it becomes another user for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+PLUGIN = """
+from PIL import Image, ImageFile
+
+class Made(ImageFile.ImageFile):
+    format = "JXL"
+    def _open(self):
+        text = self.fp.read().split()
+        if text[-1] != b"end":
+            raise RuntimeError("Generic Error.\\nMore lines of it.")
+        self._size, self._mode = (int(text[1]), int(text[2])), "RGB"
+
+Image.register_open("JXL", Made, lambda head: head.startswith(b"jxl"))
+Image.register_extension("JXL", ".jxl")
+"""
+
+
+def test_jpeg_xl_is_read_where_its_plugin_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "whole.jxl").write_text("jxl 48 32 end")
+    (tmp_path / "half.jxl").write_text("jxl 48 32")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/pillow_jxl.py").write_text(PLUGIN)
+    program = (
+        "from trainer.data import images\n"
+        "for name in ('whole.jxl', 'half.jxl'):\n"
+        "    try: print(images.size_of(name))\n"
+        "    except images.BrokenImageError as error: print(error)\n"
+    )
+
+    def told(*path: Path) -> list[str]:
+        paths = os.pathsep.join(map(str, (Path(trainer.__file__).parents[1], *path)))
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+    assert told(tmp_path / "site") == ["(48, 32)", "half.jxl: damaged: Generic Error."]
+    if importlib.util.find_spec("pillow_jxl") is None:
+        assert all("JPEG XL needs a plugin" in line for line in told())
