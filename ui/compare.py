@@ -15,7 +15,7 @@ from trainer.run_dir import RunDir
 from ui.fields import toml_literal
 from ui.history import history, number, whole
 from ui.media import Media
-from ui.plots import SMALL, WIDE, Line, chart, colour, smoothed
+from ui.plots import SMALL, WIDE, Line, chart, colour, smooth_line
 from ui.run_views import samples_of
 from ui.status import PILLS, WORDS, status
 from ui.workspace import Workspace
@@ -90,8 +90,7 @@ def curves_html(names: Sequence[str], runs: Sequence[RunDir]) -> str:
     loss, held_out, better = [], [], []
     for index, (name, run) in enumerate(zip(names, runs, strict=True)):
         told = history(run)
-        x, y = told.curve("loss").arrays()
-        loss.append(Line(name, x, smoothed(y), colour(index)))
+        loss.append(Line(name, *smooth_line(*told.curve("loss").arrays()), colour(index)))
         if told.validations:
             at = np.array([whole(e.get("step")) for e in told.validations], float)
             values = np.array([number(e.get("loss")) for e in told.validations])

@@ -14,6 +14,7 @@ Values = NDArray[np.float64]
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
 SMALL, WIDE = (430, 200), (880, 280)  # width and height; about the size on the screen, so that letters look alike
 MOST_POINTS = 400  # about two per three pixels
+MOST_SMOOTHED = 4000
 COLOURS = ("#0d9488", "#d97706", "#7c3aed", "#db2777", "#2563eb", "#65a30d", "#dc2626", "#0891b2")
 
 
@@ -47,6 +48,19 @@ def smoothed(values: Values, span: int | None = None) -> Values:
             total = weight * total + (1 - weight)
         result[i] = mean / total if total else math.nan
     return result
+
+
+def smooth_line(x: Values, y: Values) -> tuple[Values, Values]:
+    """The moving average of a line; neighbours of a very long one are averaged first, which the eye can't tell."""
+    group = math.ceil(len(y) / MOST_SMOOTHED)
+    if group > 1:
+        starts = np.arange(0, len(y), group)
+        finite = np.isfinite(y)
+        counts = np.add.reduceat(finite.astype(float), starts)
+        sums = np.add.reduceat(np.where(finite, y, 0.0), starts)
+        y = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+        x = x[np.minimum(starts + group, len(x)) - 1]  # an average belongs to the last step that is in it
+    return x, smoothed(y)
 
 
 def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Values]:

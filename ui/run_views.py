@@ -12,7 +12,7 @@ import numpy as np
 from trainer.run_dir import RunDir
 from ui.history import Event, History, number, whole
 from ui.media import IMAGE_TYPES, Media
-from ui.plots import WIDE, Line, chart, colour, smoothed
+from ui.plots import WIDE, Line, chart, colour, smooth_line
 from ui.status import PILLS, WORDS, Status, clock, rate_text, tail
 
 LOG_LINES = 200
@@ -47,8 +47,8 @@ def status_html(name: str, found: Status, told: History) -> str:
 
 
 def _loss_now(told: History) -> float:
-    _, y = told.curve("loss").arrays()
-    return float(smoothed(y)[-1]) if len(y) else math.nan
+    _, y = smooth_line(*told.curve("loss").arrays())
+    return float(y[-1]) if len(y) else math.nan
 
 
 def _rates(told: History) -> str:
@@ -69,7 +69,10 @@ def _memory(told: History) -> str:
 def curves_html(told: History) -> str:
     """The charts of one run."""
     x, y = told.curve("loss").arrays()
-    loss = [Line("", x, y, "var(--body-text-color-subdued)", faint=True), Line("loss", x, smoothed(y), colour(0))]
+    loss = [
+        Line("", x, y, "var(--body-text-color-subdued)", faint=True),
+        Line("loss", *smooth_line(x, y), colour(0)),
+    ]
     parts = [
         chart(
             loss, title="Training loss (smoothed; single steps behind it)", size=WIDE, empty="No step is finished yet."
@@ -81,18 +84,17 @@ def curves_html(told: History) -> str:
     if bins:
         lines = []
         for index, name in enumerate(bins):
-            x, y = told.curve(name).arrays()
-            lines.append(Line(name.partition("/")[2], x, smoothed(y), colour(index)))
+            lines.append(Line(name.partition("/")[2], *smooth_line(*told.curve(name).arrays()), colour(index)))
         parts.append(chart(lines, title="Loss by timestep"))
     rates = [n for n in told.curves if n.startswith("lr/")]
     lines = [Line(n.partition("/")[2], *told.curve(n).arrays(), colour(i)) for i, n in enumerate(rates)]
     parts.append(chart(lines, title="Learning rate", from_zero=True))
-    x, y = told.curve("images_per_second").arrays()
-    parts.append(chart([Line("images/s", x, smoothed(y), colour(4))], title="Images per second", from_zero=True))
-    x, y = told.curve("grad_norm").arrays()
-    parts.append(
-        chart([Line("norm", x, smoothed(y), colour(2))], title="Gradient norm before clipping", from_zero=True)
-    )
+    for curve, name, title in (
+        ("images_per_second", "images/s", "Images per second"),
+        ("grad_norm", "norm", "Gradient norm before clipping"),
+    ):
+        line = Line(name, *smooth_line(*told.curve(curve).arrays()), colour(4))
+        parts.append(chart([line], title=title, from_zero=True))
     return f"<div class='charts'>{''.join(parts)}</div>"
 
 
