@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from trainer.build.pace import pace_of
 from trainer.build.run import run_dir_of
 from trainer.config import BaseConfig
 from trainer.console import Console
+from trainer.data.holdout import Split
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
+from trainer.loop import Pace
 from trainer.reports import dataset_run, noise_warning
 from trainer.reports.cutoff import Cutter, cutter, limit_of
 from trainer.reports.dataset import to_json
@@ -30,10 +33,9 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     split = split_of(config, scanned, scanned.rendering.cell)
     pace = pace_of(config, Plan(split.training, config.run.seed), 1)
     counts, uncounted = _cutter(config)
-    pictures = prompts.requests(config.samples)
     run_dir = run_dir_of(config)
     report = dataset_run.check(
-        split.training,
+        replace(split.training, notes=(*split.training.notes, *_notes(config, split, pace, uncounted))),
         name=run_dir.name,
         folder=run_dir.path,
         seed=config.run.seed,
@@ -41,17 +43,24 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
         batches_per_step=pace.accumulation,
         console=console,
         cutter=counts,
-        estimate=[
-            *held_out_lines(config, split),
-            *uncounted,
-            *([f"{len(pictures)} samples each time"] if pictures else ()),
-            *noise_warning.warnings_before_encoding(
-                config.noise.stages(), split.training, accumulation=pace.accumulation
-            ),
-            "Memory and seconds of a step on this machine: python -m trainer check --preflight",
-        ],
+        estimate=["Memory and seconds of a step on this machine: python -m trainer check --preflight"],
     )
     return to_json(report)
+
+
+def _notes(config: BaseConfig, split: Split, pace: Pace, uncounted: list[str]) -> list[str]:
+    pictures = prompts.requests(config.samples)
+    return [
+        *held_out_lines(config, split),
+        *uncounted,
+        *([f"{len(pictures)} samples each time"] if pictures else ()),
+        *(
+            line.removeprefix("note: ")
+            for line in noise_warning.warnings_before_encoding(
+                config.noise.stages(), split.training, accumulation=pace.accumulation
+            )
+        ),
+    ]
 
 
 def _cutter(config: BaseConfig) -> tuple[Cutter | None, list[str]]:

@@ -173,6 +173,7 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(-
 th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--line); white-space: normal;
   min-width: 4.2rem; }
 th.text, td.text { text-align: left; }
+td.text { white-space: normal; overflow-wrap: anywhere; }
 tr.marked td { background: var(--mark); font-weight: 600; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--c1); }
 figure { margin: 0; background: var(--panel); border: 1px solid var(--line); border-radius: .6rem;
