@@ -61,7 +61,7 @@ def test_all_broken_files_are_in_the_report(project: Path) -> None:
 def test_without_a_base_tokens_are_not_counted(project: Path) -> None:
     found = check(config_io.read(project, ["model.base='nowhere'"]), Console(quiet=True))
     assert found["captions"]["cut_off"] is None
-    assert any(line.startswith("Tokens are not counted: model.base") for line in found["estimate"])
+    assert any(line.startswith("Tokens are not counted: model.base") for line in found["notes"])
 
 
 def test_on_the_command_line(project: Path) -> None:
