@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
