@@ -20,7 +20,9 @@ from trainer.control import Control
 from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
+from trainer.finite_update import FiniteUpdate
 from trainer.guards import FiniteSteps, StepTimes
+from trainer.late import Late
 from trainer.noise import Streams
 from trainer.step import StepResult, TrainingStep
 from trainer.stream import global_index
@@ -69,6 +71,20 @@ class Saver(Protocol):
 RETRY = 10.0  # seconds between attempts to write what would be lost otherwise
 
 
+@dataclass(frozen=True)
+class Launched:
+    """A step that the device may still be working on."""
+
+    number: int  # finished steps, with this one
+    names: Sequence[str]  # the images
+    images: int  # of all processes
+    cells: int  # latent values, or pixels, of this process
+    rates: dict[str, float]
+    d: dict[str, float]  # what Prodigy and its kin found
+    numbers: Late  # gradient norm; where it is logged also the mean loss, then losses and timesteps of the samples
+    logged: bool
+
+
 @dataclass
 class Loop:
     """Runs a training from `start` finished steps to the end or to a requested stop."""
@@ -85,12 +101,16 @@ class Loop:
     saver: Saver
     control: Control
     averages: Averages
+    update: FiniteUpdate
     start: Start
     finite: FiniteSteps = field(default_factory=FiniteSteps)
     times: StepTimes = field(default_factory=StepTimes)
     patience: float = 3600.0  # seconds of attempts to write the end of a run before it is given up
+    _launched: Launched | None = None
+    _since: float = 0.0  # when the step that is measured began
     _spent: float = 0.0  # seconds in steps since the last log
     _cells: int = 0  # latent values, or pixels, in them
+    _images: int = 0
 
     def run(self) -> str:
         """Returns "done" or "stopped"."""
@@ -120,28 +140,35 @@ class Loop:
             finished += 1
             if finished < self.pace.steps:
                 self._act(finished, [p for p in self.periodic if p.due(finished)])
+        self.settle()
         return finished
 
     def take_step(self, finished: int) -> None:
-        """The step after `finished` ones: forward, backward, update, log."""
-        started = time.monotonic()
+        """The step after `finished` ones: forward, backward, update.
+
+        What the step before it gave is read in between, when the device has this one to work on: the host never waits
+        for a device that waits for the host.
+        """
+        if self._launched is None:
+            self._since = time.monotonic()
         results = self.gradients(finished)
-        norm = self._update(finished)
+        self.settle()
+        norm = self._update()
         self.averages.update(finished + 1)
-        if self._logs(finished + 1):
-            self._log(finished + 1, results, norm, time.monotonic() - started)
-        self._watch(finished + 1, time.monotonic() - started)
+        self._launched = self._launch(finished + 1, results, norm)
+        self._attempt(finished + 1, [Periodic(lambda _: self.saver.check(), 0)])
 
     def gradients(self, finished: int) -> list[StepResult]:
         """Forward and backward of the step after `finished` ones; with its last micro-batch gradients are exchanged."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         results = []
         self._names: list[str] = []
+        self._batch_cells = 0
         for micro in range(self.pace.accumulation):
             index = global_index(finished, micro, self.pace.accumulation, rank, ranks)
             batch = self.batch(index).to(self.accelerator.device)
             self._names += batch.names
-            self._cells += sum(t.numel() for t in (batch.latents, batch.pixels) if t is not None)
+            self._batch_cells += sum(t.numel() for t in (batch.latents, batch.pixels) if t is not None)
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
             streams.seed_networks()
             last = micro == self.pace.accumulation - 1
@@ -151,65 +178,92 @@ class Loop:
             results.append(result)
         return results
 
-    def _update(self, finished: int) -> Tensor:
+    def _update(self) -> Tensor:
         """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
         limit = self.pace.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self._parameters(), limit)
-        finite = self.accelerator.scaler is not None or math.isfinite(norm)  # a scaler judges for itself
-        if finite:
-            self.optimizer.step()
-        else:
-            self.emit(Notice(finished + 1, message=self.finite.failed(finished + 1, self._names)))
+        norm: Tensor = self.accelerator.clip_grad_norm_(self._parameters(), limit)
+        self.update.apply(norm.isfinite())
         self.optimizer.zero_grad()
-        if self.accelerator.optimizer_step_was_skipped:  # float16: the scaler met an overflow
-            self.finite.overflowed(finished + 1, self._names)
-        else:
-            self.schedule.step()
-            if finite:
-                self.finite.passed()
+        self.schedule.step()
         return norm
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _log(self, finished: int, results: Sequence[StepResult], norm: Tensor, seconds: float) -> None:
-        """The only place of a step that waits for the device."""
-        loss = torch.stack([r.per_sample.mean() for r in results]).mean()
-        value = float(self.accelerator.reduce(loss, "mean"))
-        images = sum(len(r.per_sample) for r in results) * self.accelerator.num_processes
-        batches = finished * self.pace.accumulation * self.accelerator.num_processes
+    def _launch(self, number: int, results: Sequence[StepResult], norm: Tensor) -> Launched:
+        """Sends the step's numbers on their way."""
+        numbers, logged = [norm.detach().float().reshape(1)], self._logs(number)
+        if logged:
+            losses = torch.cat([r.per_sample for r in results]).float()
+            loss = torch.stack([r.per_sample.mean() for r in results]).mean()
+            mean = self.accelerator.reduce(loss, "mean").float().reshape(1)
+            numbers += [mean, losses, torch.cat([r.timesteps for r in results]).float()]
+        groups = self.optimizer.param_groups
+        return Launched(
+            number,
+            names=self._names,
+            images=sum(len(r.per_sample) for r in results) * self.accelerator.num_processes,
+            cells=self._batch_cells,
+            rates={_name(g, i): float(g["lr"]) for i, g in enumerate(groups)} if logged else {},
+            d={_name(g, i): float(g["d"]) for i, g in enumerate(groups) if "d" in g} if logged else {},
+            numbers=Late(torch.cat(numbers)),
+            logged=logged,
+        )
+
+    def settle(self) -> None:
+        """Reads what the last step gave: whether it was taken, and what is logged of it."""
+        if self._launched is None:
+            return
+        step, self._launched = self._launched, None
+        (norm, *logged), done = step.numbers.read()
+        self._spent += done - self._since
+        self._since = done
+        self._cells += step.cells
+        self._images += step.images
+        self._judge(step, math.isfinite(norm))
+        if step.logged:
+            self._log(step, norm, logged)
+
+    def _judge(self, step: Launched, finite: bool) -> None:
+        self.update.settle(finite)
+        if finite:
+            self.finite.passed()
+        elif self.accelerator.scaler is not None:
+            self.finite.overflowed(step.number, step.names)
+        else:
+            self.emit(Notice(step.number, message=self.finite.failed(step.number, step.names)))
+
+    def _log(self, step: Launched, norm: float, numbers: Sequence[float]) -> None:
+        """numbers: the mean loss, then the losses and the timesteps of the samples."""
+        loss, samples = numbers[0], numbers[1:]
+        half = len(samples) // 2
+        batches = step.number * self.pace.accumulation * self.accelerator.num_processes
         self.emit(
             Step(
-                finished,
-                loss=value,
-                lr={_name(g, i): float(g["lr"]) for i, g in enumerate(self.optimizer.param_groups)},
-                grad_norm=float(norm),
-                images_per_second=images / max(seconds, 1e-9),
+                step.number,
+                loss=loss,
+                lr=step.rates,
+                grad_norm=norm,
+                images_per_second=self._images / max(self._spent, 1e-9),
                 epoch=batches / self.pace.batches_per_epoch,
-                loss_by_timestep=by_timestep(results),
-                d={_name(g, i): float(g["d"]) for i, g in enumerate(self.optimizer.param_groups) if "d" in g},
+                loss_by_timestep=by_timestep(samples[half:], samples[:half]),
+                d=step.d,
                 memory=torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None,
             )
         )
+        line = self.times.add(step.number, self._spent, self._cells)
+        self._spent, self._cells, self._images = 0.0, 0, 0
+        if line:
+            self.emit(Notice(step.number, message=line))
 
     def _logs(self, finished: int) -> bool:
         return finished % self.pace.log_every == 0 or finished == self.pace.steps
 
-    def _watch(self, finished: int, seconds: float) -> None:
-        """Tells what went wrong or turned slow behind the steps' back."""
-        self._spent += seconds
-        with_saver = Periodic(lambda _: self.saver.check(), 0)
-        self._attempt(finished, [with_saver])
-        if self._logs(finished):
-            line = self.times.add(finished, self._spent, self._cells)
-            self._spent, self._cells = 0.0, 0
-            if line:
-                self.emit(Notice(finished, message=line))
-
     def _act(self, step: int, due: Sequence[Periodic]) -> None:
         """A disk that is full on the way is told, and the run goes on."""
-        self._attempt(step, due)
         if due:
+            self.settle()
+            self._attempt(step, due)
             self.accelerator.wait_for_everyone()
 
     def _attempt(self, step: int, due: Sequence[Periodic]) -> dict[Periodic, str]:
@@ -247,6 +301,7 @@ class Loop:
             return self._logs(finished) and self._anyone_stopped()
         asked = self.control.take()
         while asked or self.control.paused:
+            self.settle()
             self._act(finished, [p for p in self.periodic if p.name in asked])
             asked = self.control.wait_while_paused()
         return self.control.stop_requested
@@ -262,10 +317,9 @@ def _name(group: dict[str, Any], index: int) -> str:
     return str(group.get("name", index))
 
 
-def by_timestep(results: Sequence[StepResult], width: int = 250) -> dict[str, float]:
+def by_timestep(timesteps: Sequence[float], losses: Sequence[float], width: int = 250) -> dict[str, float]:
     """The mean loss in each bin of timesteps that was drawn, on this process."""
-    losses = torch.cat([r.per_sample for r in results]).tolist()
     bins: dict[int, list[float]] = {}
-    for timestep, loss in zip(torch.cat([r.timesteps for r in results]).tolist(), losses, strict=True):
+    for timestep, loss in zip(timesteps, losses, strict=True):
         bins.setdefault(int(timestep) // width, []).append(loss)
     return {f"{b * width}-{(b + 1) * width - 1}": sum(found) / len(found) for b, found in sorted(bins.items())}

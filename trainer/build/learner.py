@@ -10,10 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import optimizers, parameters, schedules
+from trainer import finite_update, optimizers, parameters, schedules
 from trainer.build.model import last_step
 from trainer.config import BaseConfig
 from trainer.ema import Averages
+from trainer.finite_update import FiniteUpdate
 from trainer.guards import FiniteSteps
 from trainer.loop import Pace
 from trainer.network import Network
@@ -32,6 +33,7 @@ class Learner:
     rates: Sequence[float]  # of the optimizer's groups
     averages: Averages
     finite: FiniteSteps
+    update: FiniteUpdate
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
 
     @property
@@ -62,4 +64,20 @@ def learner_of(
     )
     weights = dict(parameters.trainable(family.parts))
     averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
-    return Learner(network, optimizer, schedule, weights, [group.lr for group in groups], averages, FiniteSteps(), make)
+    update = finite_update.choose(
+        optimizer,
+        scaled=accelerator.scaler is not None,
+        small=config.training.method == "lora",
+        device=accelerator.device,
+    )
+    return Learner(
+        network,
+        optimizer,
+        schedule,
+        weights,
+        rates=[group.lr for group in groups],
+        averages=averages,
+        finite=FiniteSteps(),
+        update=update,
+        spare_optimizer=make,
+    )

@@ -186,6 +186,7 @@ def training(
         saver=keeper,
         control=control,
         averages=learner.averages,
+        update=learner.update,
         start=Start(
             done,
             steps=pace.steps,
@@ -198,6 +199,11 @@ def training(
         times=StepTimes(slowness_hint(config, accelerator.device.type)),
     )
     found = Training(loop, family, loader, folder, console, keeper, memory_advice(config))
+    if learner.update.waits:
+        found.notices.append(
+            f"optimizer.name = {config.optimizer.name!r}: each step waits for the GPU to find its gradients finite; "
+            "'adamw' needs no wait."
+        )
     if (config.training.preflight or trial) and done < pace.steps:
         console.interrupt()
         found.notices.append(tried(found, plan, None if done else learner.spare_optimizer()))
