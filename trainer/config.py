@@ -150,6 +150,12 @@ class Training(Section):
     )
     gradient_checkpointing: bool = key(False, "Compute activations twice to save memory; about a third slower.")
     max_grad_norm: float = key(1.0, "Gradients are clipped to this norm; 0 = never.", ge=0, kohya=("clip_grad_norm",))
+    max_grad_value: float = key(
+        0.0,
+        "Each number of a gradient is clipped to this size instead, which bends the gradient's direction; 0 = never.",
+        ge=0,
+        kohya=("clip_grad_value",),
+    )
     preflight: bool = key(
         True, "Try one step with the largest batch first: tells memory and time, and fails before the work begins."
     )
@@ -166,6 +172,13 @@ class Lora(Section):
     conv_alpha: float = key(1.0, "alpha of the 3x3 convolutions.", gt=0)
     dropout: float = key(
         0.0, "Share of an adapter's inputs dropped in training.", ge=0, lt=1, kohya=("network_dropout",)
+    )
+    max_norm: float = key(
+        0.0,
+        "After each step adapters whose change of a layer is longer than this are shrunk to it, against burnt "
+        "pictures; 0 = never, 1 is usual.",
+        ge=0,
+        kohya=("scale_weight_norms",),
     )
     rank_dropout: float = key(0.0, "Share of an adapter's ranks dropped in training, sample by sample.", ge=0, lt=1)
     module_dropout: float = key(0.0, "Share of steps in which an adapter is left out as a whole.", ge=0, lt=1)
@@ -202,6 +215,12 @@ class Optimizer(Section):
         {},
         'Learning rates of blocks by the beginning of their names, e.g. {"unet.down_blocks" = 5e-5}; 0 = frozen.',
         kohya=("block_lr", "down_lr_weight", "mid_lr_weight", "up_lr_weight"),
+    )
+    windows: dict[str, FloatPair] = key(
+        {},
+        'When blocks learn, by the beginning of their names: from and until a step, e.g. {"text_encoder" = [0, 500], '
+        '"unet.mid_block" = [0.2, 0]}; below 1 a share of the run, until 0 = to the end. Else they stay as they are.',
+        kohya=("freeze_until", "stop_training_after"),
     )
     lora_plus: float = key(
         1.0, "LoRA+: the up matrices learn this many times as fast.", gt=0, le=1000, kohya=("loraplus_lr_ratio",)

@@ -17,7 +17,7 @@ LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    rules = (_required, _exclusions, _small_base, _plugins, _ranges)
+    rules = (_required, _exclusions, _small_base, _updates, _plugins, _ranges)
     return [line for rule in rules for line in rule(config)]
 
 
@@ -108,11 +108,28 @@ def _small_base(config: BaseConfig) -> Iterator[str]:
         yield f"training.base_precision: {small!r} works with lora.method = 'lora' only, found {config.lora.method!r}."
 
 
+def _updates(config: BaseConfig) -> Iterator[str]:
+    training = config.training
+    if training.max_grad_value and training.max_grad_norm:
+        yield (
+            f"training.max_grad_value: {training.max_grad_value:g} takes the place of clipping by norm; set "
+            f"training.max_grad_norm = 0, found {training.max_grad_norm:g}."
+        )
+    if config.lora.max_norm and config.lora.method != "lora":
+        yield f"lora.max_norm: works with lora.method = 'lora' only, found {config.lora.method!r}."
+    for block, (first, last) in config.optimizer.windows.items():
+        comparable = (first < 1) == (last < 1) or not first
+        if min(first, last) < 0 or (last and comparable and first >= last):
+            yield f"optimizer.windows.{block!r}: found {[first, last]}, expected [from, until] with from below until."
+
+
 def notes(config: BaseConfig) -> list[str]:
     """Settings that have no effect, and what is worth knowing: printed before a run, never an error."""
     lines = []
     if config.training.method == "full" and config.lora.model_fields_set:
         lines.append("note: [lora] has no effect with training.method = 'full'.")
+    if config.training.method == "full" and config.lora.max_norm:
+        lines.append("note: lora.max_norm has no effect with training.method = 'full'.")
     if "conv_alpha" in config.lora.model_fields_set and not config.lora.conv_rank:
         lines.append("note: lora.conv_alpha has no effect without lora.conv_rank.")
     if config.optimizer.text_encoder_lr and not config.training.text_encoder:

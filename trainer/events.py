@@ -49,6 +49,7 @@ class Step(Event):
     loss_by_timestep: dict[str, float] = field(default_factory=dict)  # bins that were drawn, e.g. {"250-499": 0.1}
     d: dict[str, float] = field(default_factory=dict)  # per part: the step size that Prodigy and its kin found
     memory: int | None = None  # bytes, the GPU's peak so far
+    shrunk: int | None = None  # adapters that were longer than lora.max_norm after this step
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def scalars(event: Event) -> dict[str, float]:
         named |= {f"lr/{part}": rate for part, rate in event.lr.items()}
         named |= {f"d/{part}": d for part, d in event.d.items()}
         named |= {f"loss_by_timestep/{bin}": loss for bin, loss in event.loss_by_timestep.items()}
+        named["shrunk_adapters"] = event.shrunk
         named["memory_gb"] = None if event.memory is None else event.memory / 2**30
     elif isinstance(event, Validation):
         named = {"validation/loss": event.loss, "validation/loss_of_training_images": event.training_loss}

@@ -103,6 +103,7 @@ def run_metadata(config: BaseConfig, family: Family) -> dict[str, object]:
         "ss_lr_warmup_steps": c.schedule.warmup,
         "ss_gradient_checkpointing": c.training.gradient_checkpointing,
         "ss_mixed_precision": {"fp32": "no"}.get(c.training.precision, c.training.precision),
+        "ss_scale_weight_norms": c.lora.max_norm or None,
         "ss_network_dropout": c.lora.dropout or None,
         "ss_clip_skip": c.model.clip_skip or None,
         "ss_max_token_length": c.model.max_tokens,

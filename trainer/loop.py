@@ -24,6 +24,7 @@ from trainer.finite_update import FiniteUpdate
 from trainer.guards import FiniteSteps, StepTimes
 from trainer.late import Late
 from trainer.noise import Streams
+from trainer.norm_limit import NormLimit
 from trainer.step import StepResult, TrainingStep
 from trainer.stream import global_index
 
@@ -49,7 +50,8 @@ class Pace:
     steps: int
     accumulation: int
     batches_per_epoch: int
-    max_grad_norm: float
+    max_grad_norm: float  # 0 = no clipping
+    max_grad_value: float  # the same
     log_every: int
     seed: int
 
@@ -81,7 +83,7 @@ class Launched:
     cells: int  # latent values, or pixels, of this process
     rates: dict[str, float]
     d: dict[str, float]  # what Prodigy and its kin found
-    numbers: Late  # gradient norm; where it is logged also the mean loss, then losses and timesteps of the samples
+    numbers: Late  # gradient norm; where it is logged also what `Loop._log` reads
     logged: bool
 
 
@@ -102,6 +104,7 @@ class Loop:
     control: Control
     averages: Averages
     update: FiniteUpdate
+    limit: NormLimit | None
     start: Start
     finite: FiniteSteps = field(default_factory=FiniteSteps)
     times: StepTimes = field(default_factory=StepTimes)
@@ -154,8 +157,9 @@ class Loop:
         results = self.gradients(finished)
         self.settle()
         norm = self._update()
+        shrunk = None if self.limit is None else self.limit()
         self.averages.update(finished + 1)
-        self._launched = self._launch(finished + 1, results, norm)
+        self._launched = self._launch(finished + 1, results, norm, shrunk)
         self._attempt(finished + 1, [Periodic(lambda _: self.saver.check(), 0)])
 
     def gradients(self, finished: int) -> list[StepResult]:
@@ -182,6 +186,8 @@ class Loop:
         """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
         limit = self.pace.max_grad_norm or math.inf
         norm: Tensor = self.accelerator.clip_grad_norm_(self._parameters(), limit)
+        if self.pace.max_grad_value:
+            torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
         self.update.apply(norm.isfinite())
         self.optimizer.zero_grad()
         self.schedule.step()
@@ -190,14 +196,15 @@ class Loop:
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _launch(self, number: int, results: Sequence[StepResult], norm: Tensor) -> Launched:
+    def _launch(self, number: int, results: Sequence[StepResult], norm: Tensor, shrunk: Tensor | None) -> Launched:
         """Sends the step's numbers on their way."""
         numbers, logged = [norm.detach().float().reshape(1)], self._logs(number)
         if logged:
             losses = torch.cat([r.per_sample for r in results]).float()
             loss = torch.stack([r.per_sample.mean() for r in results]).mean()
             mean = self.accelerator.reduce(loss, "mean").float().reshape(1)
-            numbers += [mean, losses, torch.cat([r.timesteps for r in results]).float()]
+            count = mean.new_full((1,), -1) if shrunk is None else shrunk.float().reshape(1)
+            numbers += [mean, count, losses, torch.cat([r.timesteps for r in results]).float()]
         groups = self.optimizer.param_groups
         return Launched(
             number,
@@ -234,8 +241,8 @@ class Loop:
             self.emit(Notice(step.number, message=self.finite.failed(step.number, step.names)))
 
     def _log(self, step: Launched, norm: float, numbers: Sequence[float]) -> None:
-        """numbers: the mean loss, then the losses and the timesteps of the samples."""
-        loss, samples = numbers[0], numbers[1:]
+        """numbers: mean loss, shrunk adapters or -1, the losses of the samples, their timesteps."""
+        loss, shrunk, *samples = numbers
         half = len(samples) // 2
         batches = step.number * self.pace.accumulation * self.accelerator.num_processes
         self.emit(
@@ -248,6 +255,7 @@ class Loop:
                 epoch=batches / self.pace.batches_per_epoch,
                 loss_by_timestep=by_timestep(samples[half:], samples[:half]),
                 d=step.d,
+                shrunk=int(shrunk) if shrunk >= 0 else None,
                 memory=torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None,
             )
         )

@@ -24,6 +24,10 @@ from trainer.errors import UserError
 from trainer.tensor_file import is_pickle, read_header, read_json, read_tensors
 
 
+class NothingLearnedError(UserError):
+    """A LoRA that changes nothing."""
+
+
 @dataclass(frozen=True)
 class LoraFile:
     modules: dict[str, AdapterWeights]  # by the file's name: lora_unet_mid_block_... or unet.mid_block...
@@ -48,7 +52,7 @@ def write(
     if broken:
         raise UserError(f"{path}: not written, {len(broken)} modules hold NaN or infinity, such as {broken[0]}")
     if not modules or all(is_zero(weights) for weights in modules.values()):
-        raise UserError(f"{path}: not written, nothing was learned (no module of the LoRA changes anything)")
+        raise NothingLearnedError(f"{path}: not written, nothing was learned (no module of the LoRA changes anything)")
     tensors = to_tensors(modules, dtype)
     content = safetensors.torch.save(tensors, {**metadata, **hashes(tensors, metadata)})
 

@@ -16,6 +16,7 @@ from trainer.control import Control
 from trainer.events import Notice, Sample, Save, Sink
 from trainer.intervals import Interval
 from trainer.loop import Pace, Periodic
+from trainer.lora_file import NothingLearnedError
 from trainer.prompts import Request
 from trainer.protocols import Family
 from trainer.results import Result
@@ -168,7 +169,15 @@ def saves(
             keeper.save(step)
         finally:  # the one is worth having without the other
             if accelerator.is_main_process:
-                file = result.save(run_dir.result(None if is_last(step) else step), step)
-                emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
+                last = is_last(step)
+                try:
+                    file = result.save(run_dir.result(None if last else step), step)
+                except NothingLearnedError as error:
+                    if last:
+                        raise
+                    # An average that has not moved yet, or parts that begin to learn later: no reason to end the run.
+                    emit(Notice(step, message=f"step {step}: {error}"))
+                else:
+                    emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
 
     return Recurring(act, 0, at_end=True, name="save", when=when)

@@ -76,10 +76,10 @@ SCHEDULES: dict[str, Callable[[float, Shape], float]] = {
 }
 
 
-def build(optimizer: Optimizer, shape: Shape, *, total: int, until: Sequence[int]) -> LambdaLR:
-    """The schedule over an optimizer's groups; group i stops training after `until[i]` steps."""
+def build(optimizer: Optimizer, shape: Shape, *, total: int, during: Sequence[range]) -> LambdaLR:
+    """The schedule over an optimizer's groups; group i learns in the steps `during[i]`, counted from 0."""
 
-    def of_group(last: int) -> Callable[[int], float]:
-        return lambda step: shape.factor(step, total) if step < last else 0.0
+    def of_group(steps: range) -> Callable[[int], float]:
+        return lambda step: shape.factor(step, total) if step in steps else 0.0
 
-    return LambdaLR(optimizer, [of_group(last) for last in until])
+    return LambdaLR(optimizer, [of_group(steps) for steps in during])

@@ -13,6 +13,8 @@ LABELS = {
     "model.vae": "VAE override",
     "training.method": "Train",
     "training.max_grad_norm": "Clip gradient norm",
+    "training.max_grad_value": "Clip gradient values",
+    "lora.max_norm": "Scale weight norms",
     "training.unet": "Train UNet",
     "training.text_encoder": "Train text encoder",
     "lora.rank": "LoRA rank",

@@ -36,6 +36,13 @@ CASES = {
     ),
     "bfloat16 base": ("training.precision='bf16'", "training.gradient_checkpointing=true"),
     "averages": ("ema={decay=0.9}",),
+    "averages now and then": ("ema={decay=0.9,every=2,device='cpu'}",),
+    "clipping by value, adapters of limited length": (
+        "training.max_grad_norm=0", "training.max_grad_value=1e-3", "lora.max_norm=1e-3",
+    ),
+    "parts that learn for some of the time": (
+        "training.text_encoder=true", "optimizer.windows={text_encoder=[0,3],'unet.mid_block'=[0.5,0]}",
+    ),
     "sgd with momentum": ("optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",),
     "8-bit adam": ("optimizer.name='adamw8bit'", "lora.rank=128"),
     "8-bit lion": ("optimizer={name='lion8bit',lr=1e-4}", "lora.rank=128"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer.errors import UserError
-from trainer.parameters import Rates, groups, trainable
+from trainer.parameters import Group, Rates, groups, trainable
 
 
 class Adapter(nn.Module):
@@ -51,3 +51,19 @@ def test_lora_plus_speeds_up_the_up_matrices_only() -> None:
 def test_a_block_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UserError, match=r"optimizer\.rates\.'unet\.dwon'.*unet\.down"):
         groups({"unet": part()}, Rates({"unet": 1.0}, {"unet.dwon": 0.1}))
+
+
+def test_blocks_learn_in_windows_of_the_run() -> None:
+    windows = {"unet.down": (0.0, 0.5), "unet.down.1": (3.0, 0.0)}
+    found = groups({"unet": part()}, Rates({"unet": 1.0}, windows=windows))
+    assert {g.name: (len(g.parameters), g.steps(40)) for g in found} == {
+        "unet 0-0.5": (2, range(20)),
+        "unet 3-end": (2, range(3, 40)),
+        "unet 0-end": (2, range(40)),
+    }
+    assert Group("unet", "unet", 1.0, [], (0.25, 500)).steps(40) == range(10, 40)
+
+
+def test_a_window_of_a_block_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.windows\.'text'"):
+        groups({"unet": part()}, Rates({"unet": 1.0}, windows={"text": (0, 5)}))

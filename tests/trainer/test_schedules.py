@@ -63,7 +63,7 @@ def test_the_minimum_is_never_undercut(name: str) -> None:
 
 def test_a_group_stops_alone() -> None:
     both = optimizer(2)
-    found = schedules.build(both, Shape(), total=10, until=[10, 3])
+    found = schedules.build(both, Shape(), total=10, during=[range(10), range(3)])
     seen = []
     for _ in range(5):
         seen.append([g["lr"] for g in both.param_groups])

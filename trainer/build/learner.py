@@ -10,14 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import finite_update, optimizers, parameters, schedules
-from trainer.build.model import last_step
+from trainer import finite_update, lora, optimizers, parameters, schedules
+from trainer.build.model import learning_steps
 from trainer.config import BaseConfig
 from trainer.ema import Averages
 from trainer.finite_update import FiniteUpdate
 from trainer.guards import FiniteSteps
 from trainer.loop import Pace
 from trainer.network import Network
+from trainer.norm_limit import NormLimit
 from trainer.parameters import Rates
 from trainer.protocols import Family
 from trainer.resume import Stateful
@@ -34,6 +35,7 @@ class Learner:
     averages: Averages
     finite: FiniteSteps
     update: FiniteUpdate
+    limit: NormLimit | None  # of the adapters' lengths
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
 
     @property
@@ -47,7 +49,7 @@ def learner_of(
 ) -> Learner:
     """Wraps what trains; `rates`: the learning rate of each part."""
     settings = config.optimizer
-    groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.lora_plus))
+    groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
 
     def make() -> Optimizer:
         return optimizers.build(settings.name, groups, settings.args)
@@ -60,7 +62,7 @@ def learner_of(
         optimizer,
         Shape(**config.schedule.model_dump()),
         total=pace.steps,
-        until=[last_step(config, family, group, pace) for group in groups],
+        during=[learning_steps(config, family, group, pace) for group in groups],
     )
     weights = dict(parameters.trainable(family.parts))
     averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
@@ -79,5 +81,12 @@ def learner_of(
         averages=averages,
         finite=FiniteSteps(),
         update=update,
+        limit=_norm_limit(config, family),
         spare_optimizer=make,
     )
+
+
+def _norm_limit(config: BaseConfig, family: Family) -> NormLimit | None:
+    if not config.lora.max_norm or config.training.method != "lora":
+        return None
+    return NormLimit((adapter.weights for adapter in lora.adapters(family)), config.lora.max_norm)

@@ -127,12 +127,13 @@ def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
     return rates
 
 
-def last_step(config: BaseConfig, family: Family, group: Group, pace: Pace) -> int:
-    """After how many steps a group of parameters stops training."""
-    until = config.training.text_encoder_until
+def learning_steps(config: BaseConfig, family: Family, group: Group, pace: Pace) -> range:
+    """The steps, counted from 0, in which a group of parameters learns."""
+    until, steps = config.training.text_encoder_until, group.steps(pace.steps)
     if not until or group.part not in family.text_parts:
-        return pace.steps
-    return round(until * pace.steps) if until < 1 else int(until)
+        return steps
+    last = round(until * pace.steps) if until < 1 else int(until)
+    return range(steps.start, min(steps.stop, last))
 
 
 def result_of(config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int) -> Result:

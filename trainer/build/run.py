@@ -187,6 +187,7 @@ def training(
         control=control,
         averages=learner.averages,
         update=learner.update,
+        limit=learner.limit,
         start=Start(
             done,
             steps=pace.steps,
