@@ -36,7 +36,9 @@ class Console:
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Update]:
         """Yields update(done, remark). Shows rate and ETA; the final state is also a line of the log."""
-        if self._rich.is_terminal:
+        if not total:
+            yield lambda done, remark="": self.interrupt()
+        elif self._rich.is_terminal:
             with self._bar() as bar:
                 task: TaskID = bar.add_task(label, total=total, completed=start, remark="")
 
@@ -111,6 +113,7 @@ class RunLines:
             case Notice():
                 say(event.message)
             case Stop():
-                say(f"{event.reason} at step {event.step} after {clock(event.seconds)}")
+                further = "" if event.reason == "done" else "; continue with --resume"
+                say(f"{event.reason} at step {event.step} after {clock(event.seconds)}{further}")
             case Error():
                 say(f"error at step {event.step}: {event.message}")

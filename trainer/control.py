@@ -51,6 +51,12 @@ class Control:
         if self.stop_requested:
             raise StopRequestedError
 
+    def stops(self) -> bool:
+        """Whether a stop was asked for, also in the file; leaves other words there for the next step."""
+        if not self.stop_requested and self._peek() == "stop":
+            self.take()
+        return self.stop_requested
+
     def take(self) -> set[str]:
         """Reads and empties the control file: the actions ("save", "sample") to do now."""
         word = self._read()
@@ -96,8 +102,15 @@ class Control:
     def _read(self) -> str:
         if self._file is None or not self._file.exists():
             return ""
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            word = self._file.read_text(encoding="utf-8").strip()
+        word = self._peek()
+        with contextlib.suppress(OSError):
             self._file.unlink()
             return word if word in WORDS else ""
+        return ""
+
+    def _peek(self) -> str:
+        if self._file is None or not self._file.exists():
+            return ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return self._file.read_text(encoding="utf-8").strip()
         return ""

@@ -38,6 +38,7 @@ class Periodic:
     at_start: bool = False
     at_end: bool = False
     name: str = ""  # the word of the control file that asks for it: "save", "sample"
+    complete: Callable[[int], None] | None = None  # after a resume: what a stop may have cut short when it was due
 
     def due(self, step: int) -> bool:
         return bool(self.every) and step % self.every == 0
@@ -138,6 +139,8 @@ class Loop:
         finished = self.start.step
         if finished == 0:
             self._act(0, [p for p in self.periodic if p.at_start])
+        else:
+            self._act(finished, [Periodic(p.complete, 0) for p in self.periodic if p.complete and p.due(finished)])
         while finished < self.pace.steps and not self.control.ended and not self._stopped(finished):
             self.take_step(finished)
             finished += 1

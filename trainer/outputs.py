@@ -88,17 +88,25 @@ class Samples:
             at_start=on and at_start,
             at_end=on,
             name="sample" if on else "",
+            complete=self.complete,
             when=when if on else _never,
         )
 
     def act(self, step: int) -> None:
+        self._draw_all(step, range(len(self.wanted)))
+
+    def complete(self, step: int) -> None:
+        """Draws the pictures of a step that are not there yet."""
+        self._draw_all(step, [i for i in range(len(self.wanted)) if not self.run_dir.sample(step, i).exists()])
+
+    def _draw_all(self, step: int, indices: Sequence[int]) -> None:
         if not self.accelerator.is_main_process:
             return
         drawn: dict[int, Path] = {}
-        for members in sampling.groups(self.wanted):
-            if self.control.stop_requested:
+        for places in sampling.groups([self.wanted[i] for i in indices]):
+            if self.control.stops():
                 break
-            drawn |= self._draw(step, members)
+            drawn |= self._draw(step, [indices[place] for place in places])
         if drawn:
             names = [drawn[i].relative_to(self.run_dir.path).as_posix() for i in sorted(drawn)]
             self.emit(Sample(step, files=names, prompts=[self.wanted[i].prompt for i in sorted(drawn)]))
@@ -110,9 +118,7 @@ class Samples:
         pictures = []
         try:
             with self.accelerator.autocast():
-                pictures = sampling.draw(
-                    self.family, [self.wanted[i] for i in members], lambda: self.control.stop_requested
-                )
+                pictures = sampling.draw(self.family, [self.wanted[i] for i in members], self.control.stops)
         except sampling.InterruptedDrawingError:
             return {}
         except torch.OutOfMemoryError:
@@ -148,7 +154,7 @@ def validations(validator: Validator, every: int | str, pace: Pace, keeper: Keep
     usual = math.ceil(pace.steps / MEASUREMENTS)
     when = schedule(every or usual, pace, validator.accelerator)
     return [
-        Recurring(act, 0, at_start=True, at_end=True, when=when),
+        Recurring(act, 0, at_start=True, at_end=True, complete=act, when=when),
         Periodic(validator.conclude, 0, at_end=True),
     ]
 

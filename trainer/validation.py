@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ from trainer.noise import gaussian
 from trainer.protocols import Family, Objective
 from trainer.randomness import generator
 from trainer.sampling import evaluating
+
+
+class InterruptedMeasuringError(Exception):
+    """A stop was asked for while the model was measured."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,10 @@ def measure(
     questions: Questions,
     asked: Sequence[Asked],
     device: torch.device | str = "cpu",
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Losses:
     """(N, D): the mean squared error of every question about the pictures in `asked`, 0 for those of others.
+    Raises InterruptedMeasuringError soon after `stopped` says so.
 
     No weights and no other loss than that one: numbers of runs with different losses can be compared. Touches no
     random stream but its own.
@@ -59,6 +65,8 @@ def measure(
             assert batch.latents is not None
             text = family.encode_text(batch.captions) if batch.text is None else batch.text
             for draw in range(questions.draws):
+                if stopped():
+                    raise InterruptedMeasuringError
                 pictures = [questions.pictures[row] for row in one.rows]
                 t = torch.tensor([p.timesteps[draw] for p in pictures], device=device)
                 noise = torch.stack(

@@ -41,6 +41,7 @@ class Validator:
     patience: int  # measurements without a new best after which the run ends; 0 = never
     keep_best: bool
     start: int  # the step after which the run goes on
+    stopped: Callable[[], bool] = lambda: False  # ends a measurement; asked of a single process only
     found: Measurements = field(init=False)
     _begun: bool = False
 
@@ -82,7 +83,10 @@ class Validator:
     def _take(self, named: int | None, step: int) -> bool:
         """Measures what the model is now and records it as the state of step `named`, None = the base. Returns whether
         that was possible."""
-        losses = self._losses()
+        try:
+            losses = self._losses()
+        except validation.InterruptedMeasuringError:
+            return False  # it is taken anew when the run goes on
         if losses is None or not np.isfinite(losses).all():
             problem = "the memory ran out while measuring" if losses is None else "the held-out loss is NaN or infinite"
             self.emit(Notice(step, message=f"step {step}: {problem}; nothing was recorded and training goes on"))
@@ -110,6 +114,8 @@ class Validator:
                 self.questions.questions,
                 self.questions.asked[rank::ranks],
                 self.accelerator.device,
+                # Several have to end together, which they do after the step.
+                *([self.stopped] if ranks == 1 else []),
             )
         if share is None:
             free_memory()

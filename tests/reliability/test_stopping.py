@@ -135,6 +135,52 @@ def test_a_stop_in_the_middle_of_a_sample_does_not_wait_for_it(project: Path) ->
     assert len(states) == 1
 
 
+class After(Counter):
+    """Does something at the first moment of a kind that follows one on a file."""
+
+    def __init__(self, file: str, kind: str, do: Callable[[], object]) -> None:
+        super().__init__()
+        self.file, self.kind, self.do, self.armed = file, kind, do, False
+
+    def before(self, kind: str, path: str, detail: Any = None) -> Any:
+        super().before(kind, path, detail)
+        if self.armed and kind == self.kind:
+            self.armed = False
+            self.do()
+        self.armed = self.armed or (kind == "replace" and self.file in path)
+        return detail
+
+
+@pytest.mark.parametrize("way", ["SIGINT", "control file"])
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        pytest.param("step-000002-00", "unet", id="in the second picture"),
+        pytest.param("step-000002-01", "predict", id="in a measurement"),
+    ],
+)
+def test_a_stop_cuts_short_what_resuming_completes(project: Path, way: str, file: str, kind: str) -> None:
+    looks = (
+        "samples={prompts=['a cat --h 16', 'a dog --h 24'],width=16,steps=20,every=2}",
+        "validation={split=0.4,draws=4,every=2}",
+        "save.every=2",
+    )
+    assert command(project, *looks, "run.name='whole'")[0] == 0
+    cut, whole = small.run_dir(project), small.run_dir(project, "whole")
+    stop = {"SIGINT": interrupt, "control file": lambda: ask(cut.control, "stop")}[way]
+    code, said = command(project, *looks, when=After(file, kind, stop))
+    assert code == 0, said
+    stopped = cut.last("stop")
+    assert stopped is not None and stopped["step"] == 2, said
+    assert "step 2: held-out loss" not in said
+    assert len(list(cut.samples.glob("step-000002*"))) == (1 if kind == "unet" else 2)
+    assert command(project, *looks, "--resume")[0] == 0
+    for folder in ("samples", "validation"):
+        found, expected = ({p.name: p.read_bytes() for p in (run.path / folder).iterdir()} for run in (cut, whole))
+        assert found == expected
+    assert small.state_hash(cut.checkpoint(6)) == small.state_hash(whole.checkpoint(6))
+
+
 def test_a_second_interrupt_stops_at_once_with_code_130(project: Path) -> None:
     def twice() -> None:
         interrupt()

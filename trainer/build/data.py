@@ -16,10 +16,12 @@ from trainer.build.model import objective_of
 from trainer.build.noise import noise_warnings
 from trainer.config import BaseConfig
 from trainer.console import Console
+from trainer.control import Control
 from trainer.data import holdout
 from trainer.data.cache import Latents
 from trainer.data.dataset import Dataset
 from trainer.data.holdout import Split
+from trainer.data.images import printable
 from trainer.data.loader import Loader
 from trainer.data.on_demand import OnDemandLatents
 from trainer.data.plan import Plan
@@ -60,7 +62,13 @@ def held_out_lines(config: BaseConfig, split: Split) -> list[str]:
         return []
     measured = min(count, config.validation.images or count)
     some = f" ({measured} of them are measured)" if measured < count else ""
-    return [f"validation: {count} images are held out{some}, {len(split.training.items)} train"]
+    lines = [f"validation: {count} images are held out{some}, {len(split.training.items)} train"]
+    for path, other in holdout.copies(split):
+        lines.append(
+            f"validation: {printable(path)} trains and is the same file as {printable(other)}, which is held out: "
+            "that measures memory rather than learning; remove one of them"
+        )
+    return lines
 
 
 def make_loader(
@@ -114,6 +122,7 @@ def validator_of(
     run_dir: RunDir,
     result: Result,
     emit: Sink,
+    control: Control,
     done: int,
 ) -> Validator | None:
     """None when nothing is held out."""
@@ -145,4 +154,5 @@ def validator_of(
         patience=settings.early_stop,
         keep_best=settings.keep_best,
         start=done,
+        stopped=control.stops,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -151,7 +151,9 @@ def training(
     result = AveragedResult(trained, learner.averages.applied)
     emit = folder.emit
     samples = outputs.Samples(wanted, run_dir, family, emit, accelerator, control)
-    validator = None if trial else validator_of(config, accelerator, family, split, run_dir, result, emit, done)
+    validator = None
+    if not trial:
+        validator = validator_of(config, accelerator, family, split, run_dir, result, emit, control, done)
     looks = [
         samples.periodic(outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start)
     ]
@@ -257,8 +259,12 @@ def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
 def averaged(periodic: Periodic, averages: Averages) -> Periodic:
     """The same action, done with the averaged weights where there are any."""
 
-    def act(step: int) -> None:
-        with averages.applied():
-            periodic.act(step)
+    def applied(act: Callable[[int], None]) -> Callable[[int], None]:
+        def with_averages(step: int) -> None:
+            with averages.applied():
+                act(step)
 
-    return replace(periodic, act=act)
+        return with_averages
+
+    complete = None if periodic.complete is None else applied(periodic.complete)
+    return replace(periodic, act=applied(periodic.act), complete=complete)

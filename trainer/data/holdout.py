@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -79,6 +80,25 @@ def name_of(item: Item) -> str:
     folder, path = item.source.folder, Path(item.path)
     inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
     return printable(f"{folder.name}/{inside.as_posix()}")
+
+
+def copies(split: Split) -> list[tuple[str, str]]:
+    """(trains, held out): files of the same bytes on both sides. Files that cannot be read are of no concern here."""
+    held: dict[int, list[str]] = {}
+    for item in split.held_out.items:
+        held.setdefault(_size(item.path), []).append(item.path)
+    alike = {item.path for item in split.training.items if _size(item.path) in held}
+    return [
+        (path, other)
+        for path in sorted(alike)
+        for other in held[_size(path)]
+        if filecmp.cmp(path, other, shallow=False)
+    ]
+
+
+def _size(path: str) -> int:
+    """Bytes; only files of one size can be copies."""
+    return Path(path).stat().st_size
 
 
 def check_apart(training: Dataset, held_out: Dataset) -> None:

@@ -152,3 +152,18 @@ def test_what_is_wrong_with_them_is_named_at_its_place(tmp_path: Path, photos: C
     training = scanned({"subsets": [subset(photos("photos", ["a"]))]})
     with pytest.raises(UserError, match=r"^validation\.datasets\[0\]\.subsets\[0\]\.image_dir: "):
         own(training, subsets=[subset(tmp_path / "nowhere")])
+
+
+def test_copies_of_held_out_images_that_train_are_found(photos: Callable[..., Path]) -> None:
+    folder = photos("photos", "abcdefgh")
+    for index, path in enumerate(sorted(folder.glob("*.png"))):
+        Image.new("RGB", (64, 64), (index, 0, 0)).save(path)
+    assert len({path.stat().st_size for path in folder.glob("*.png")}) == 1  # alike in size, not in content
+    data = scanned({"subsets": [subset(folder)]})
+    split = holdout.split(data, Validation(split=0.25))
+    assert holdout.copies(split) == []
+    (held, other), trains = sorted(i.path for i in split.held_out.items), split.training.items[0].path
+    Path(trains).write_bytes(Path(held).read_bytes())
+    assert holdout.copies(split) == [(trains, held)]
+    Path(other).write_bytes(Path(held).read_bytes())
+    assert holdout.copies(split) == [(trains, held), (trains, other)]
