@@ -37,7 +37,7 @@ class Console:
     def progress(self, label: str, total: int, unit: str = "", start: int = 0) -> Iterator[Update]:
         """Yields update(done, remark). Shows rate and ETA; the final state is also a line of the log."""
         if not total:
-            yield lambda done, remark="": self.interrupt()
+            yield self._ignore
         elif self._rich.is_terminal:
             with self._bar() as bar:
                 task: TaskID = bar.add_task(label, total=total, completed=start, remark="")
@@ -49,6 +49,9 @@ class Console:
                 yield update
         else:
             yield self._plain(label, total, unit, start)
+
+    def _ignore(self, done: int, remark: str = "") -> None:
+        self.interrupt()
 
     def _bar(self) -> Progress:
         columns = (

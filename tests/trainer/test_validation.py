@@ -347,6 +347,9 @@ def rows(batch: Batch) -> dict[str, tuple[object, ...]]:
     }
 
 
+CLIMBING = "lr = 0.5\nname = 'torch.optim.SGD'\nargs = {maximize = true}"
+
+
 def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
     """Each measures a part; together they answer as one process does. Samples by the clock and an early stop too."""
     text = project.read_text()
@@ -354,7 +357,7 @@ def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
         "[validation]\nsplit = 0.3\nevery = 1\ndraws = 2\nearly_stop = 1\ntraining_images = 2\n"
         "[samples]\nprompts = ['a cat']\nwidth = 64\nheight = 64\nsteps = 2\nevery = '1s'\n"
     )
-    project.write_text(sections + text.replace("lr = 1e-3", "lr = 10.0"))  # it gets worse from the first step on
+    project.write_text(sections + text.replace("lr = 1e-3", CLIMBING))  # it gets worse from the first step on
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
@@ -370,7 +373,7 @@ def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
     assert folder(project).finished
     steps, told = [c.step for c in both.checkpoints], learning(both)
     assert told is not None
-    assert steps in ([1, 2], [1, 2, 3])  # of four
+    assert steps == [1, 2]  # of four
     assert told.best == steps[-2]
     assert (folder(project).path / "run.safetensors").exists()
     project.write_text(sections + text)

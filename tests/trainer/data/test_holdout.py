@@ -157,8 +157,8 @@ def test_what_is_wrong_with_them_is_named_at_its_place(tmp_path: Path, photos: C
 def test_copies_of_held_out_images_that_train_are_found(photos: Callable[..., Path]) -> None:
     folder = photos("photos", "abcdefgh")
     for index, path in enumerate(sorted(folder.glob("*.png"))):
-        Image.new("RGB", (64, 64), (index, 0, 0)).save(path)
-    assert len({path.stat().st_size for path in folder.glob("*.png")}) == 1  # alike in size, not in content
+        Image.new("L", (64, 64), 100 + index).save(path)
+    assert len({path.stat().st_size for path in folder.glob("*.png")}) < 8  # some are alike in size, none in content
     data = scanned({"subsets": [subset(folder)]})
     split = holdout.split(data, Validation(split=0.25))
     assert holdout.copies(split) == []
