@@ -140,6 +140,18 @@ class Training(Section):
         "Arithmetic of the networks, and the storage of their frozen weights. What trains is always kept in float32.",
         kohya=("mixed_precision",),
     )
+    weight_dtype: Literal["fp32", "bf16"] = key(
+        "fp32",
+        "Storage of the weights that a full fine-tune changes. bf16 halves the memory of weights and gradients; "
+        "updates are rounded to it at random, so that small ones are kept on the average. Costs some time and accuracy.",
+        kohya=("full_bf16", "stochastic_rounding"),
+    )
+    fused_backward: bool = key(
+        False,
+        "Full fine-tune: each weight is updated as soon as its gradient is known, which is freed at once. Saves the "
+        "memory of all gradients and costs time; no accumulation, no clipping by norm.",
+        kohya=("fused_backward_pass", "fused_optimizer_groups"),
+    )
     base_precision: Literal["same", "8bit", "4bit"] = key(
         "same",
         "Storage of the frozen linear layers under a LoRA. 8bit and 4bit (NF4) save memory and cost time and accuracy.",

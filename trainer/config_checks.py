@@ -115,12 +115,35 @@ def _updates(config: BaseConfig) -> Iterator[str]:
             f"training.max_grad_value: {training.max_grad_value:g} takes the place of clipping by norm; set "
             f"training.max_grad_norm = 0, found {training.max_grad_norm:g}."
         )
+    if training.weight_dtype != "fp32":
+        yield from _needs(config, f"training.weight_dtype: {training.weight_dtype!r}", precision=("bf16",))
+    if training.fused_backward:
+        yield from _needs(config, "training.fused_backward: true", precision=("bf16", "fp32"))
+        if training.gradient_accumulation > 1:
+            yield (
+                "training.fused_backward: true frees gradients at once, so nothing can be accumulated; set "
+                f"training.gradient_accumulation = 1, found {training.gradient_accumulation}."
+            )
+        if training.max_grad_norm:
+            yield (
+                "training.fused_backward: true never has all gradients at once, so their norm cannot be limited; set "
+                f"training.max_grad_norm = 0, found {training.max_grad_norm:g} (training.max_grad_value works)."
+            )
     if config.lora.max_norm and config.lora.method != "lora":
         yield f"lora.max_norm: works with lora.method = 'lora' only, found {config.lora.method!r}."
     for block, (first, last) in config.optimizer.windows.items():
         comparable = (first < 1) == (last < 1) or not first
         if min(first, last) < 0 or (last and comparable and first >= last):
             yield f"optimizer.windows.{block!r}: found {[first, last]}, expected [from, until] with from below until."
+
+
+def _needs(config: BaseConfig, setting: str, precision: tuple[str, ...]) -> Iterator[str]:
+    """What the settings for full fine-tunes in little memory ask for."""
+    if config.training.method != "full":
+        yield f"{setting} is for training.method = 'full'; a LoRA's weights and gradients are small."
+    elif config.training.precision not in precision:
+        wanted = " or ".join(repr(one) for one in precision)
+        yield f"{setting} needs training.precision = {wanted}, found {config.training.precision!r}."
 
 
 def notes(config: BaseConfig) -> list[str]:

@@ -1,17 +1,16 @@
 """The weights that are saved, sampled and measured, where they are not the trained ones: averages over the steps.
 
-Either an exponential moving average (diffusers' EMAModel), or what a schedule-free optimizer shows in its eval mode
+Either an exponential moving average, or what a schedule-free optimizer shows in its eval mode
 (Defazio et al. 2024, arXiv 2405.15682), or the trained weights themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,18 +29,13 @@ class Averages:
     ) -> None:
         """decay 0 = no moving average; every: steps between its updates; on_cpu: it lies in the host's memory."""
         self._weights, self._optimizer, self._every = dict(weights), optimizer, every
-        self._average: EMAModel | None = None
-        if decay:
-            # Rises as (1 + n) / (10 + n) until it reaches `decay`: early steps do not keep the start alive.
-            self._average = EMAModel(list(self._weights.values()), decay=decay, foreach=True)
-            if on_cpu:
-                self._average.to("cpu")
+        self._average = Average(list(self._weights.values()), decay, on_cpu=on_cpu) if decay else None
         self.training_mode()
 
     def update(self, step: int) -> None:
         """Called after each finished step."""
         if self._average is not None and step % self._every == 0:
-            self._average.step(list(self._weights.values()))
+            self._average.update()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -54,7 +48,8 @@ class Averages:
             if self._is_schedule_free:
                 self._optimizer.eval()  # type: ignore[attr-defined]
             if self._average is not None:
-                self._average.copy_to(list(self._weights.values()))
+                for weight, shadow in zip(self._weights.values(), self._average.now(), strict=True):
+                    weight.data.copy_(shadow)
             yield
         finally:
             self.training_mode()
@@ -71,14 +66,14 @@ class Averages:
         """Everything to continue exactly; empty when there is no average."""
         if self._average is None:
             return {}
-        shadows: dict[str, Tensor] = dict(zip(self._weights, self._average.shadow_params, strict=True))
-        return {"updates": self._average.optimization_step, "shadows": shadows}
+        shadows = dict(zip(self._weights, self._average.now(), strict=True))
+        return {"updates": self._average.updates, "shadows": shadows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._average is None or not state:
             return
-        self._average.optimization_step = state["updates"]
-        for shadow, name in zip(self._average.shadow_params, self._weights, strict=True):
+        self._average.updates = state["updates"]
+        for shadow, name in zip(self._average.now(), self._weights, strict=True):
             shadow.copy_(state["shadows"][name])
 
     @property
@@ -86,3 +81,50 @@ class Averages:
         """Whether the optimizer keeps other weights for use than for training."""
         kind = type(getattr(self._optimizer, "optimizer", self._optimizer))
         return callable(getattr(kind, "eval", None)) and callable(getattr(kind, "train", None))
+
+
+class Average:
+    """The exponential moving average of some weights, in float32: the rest of a bfloat16 is worth 0.4 %, so that an
+    average in it would stand still.
+
+    In the host's memory it is one update behind: the weights travel while the next steps run.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], decay: float, *, on_cpu: bool) -> None:
+        self.updates = 0
+        self._weights, self._decay = weights, decay
+        self._shadows = [w.detach().to("cpu" if on_cpu else w.device, torch.float32, copy=True) for w in weights]
+        self._coming: list[Tensor] | None = None  # copies on their way, and when they are there
+        self._there: torch.cuda.Event | None = None
+
+    def update(self) -> None:
+        """Takes the weights as they are now into the average."""
+        self._take()
+        self.updates += 1
+        if all(s.device == w.device for s, w in zip(self._shadows, self._weights, strict=True)):
+            self._mix([w.detach() for w in self._weights])
+            return
+        self._coming = [torch.empty(w.shape, dtype=w.dtype, pin_memory=True) for w in self._weights]
+        for copy, weight in zip(self._coming, self._weights, strict=True):
+            copy.copy_(weight.detach(), non_blocking=True)
+        self._there = torch.cuda.Event()
+        self._there.record()
+
+    def now(self) -> list[Tensor]:
+        """The averages after the last update."""
+        self._take()
+        return self._shadows
+
+    def _take(self) -> None:
+        if self._coming is not None and self._there is not None:
+            self._there.synchronize()
+            self._mix(self._coming)
+            self._coming = None
+
+    @torch.no_grad()
+    def _mix(self, weights: Sequence[Tensor]) -> None:
+        """The decay rises as (1 + n) / (10 + n) until it reaches its value, as in diffusers and OneTrainer: early steps
+        do not keep the start alive, and the first update takes the weights as they are."""
+        n = self.updates - 1
+        decay = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(self._shadows, [w.float() for w in weights], 1 - decay)

@@ -137,6 +137,33 @@ class Undo:
             self._state.put_back(inner(self.optimizer))
 
 
+@dataclass
+class AtOnce:
+    """As `Undo`, but what the device holds is put back behind the step itself: its copies live no longer than that."""
+
+    optimizer: Optimizer
+    waits: bool = False
+    _host: _Snapshot | None = None
+
+    @torch.no_grad()
+    def apply(self, finite: Tensor) -> None:
+        own = inner(self.optimizer)
+        weights = [p for group in own.param_groups for p in group["params"] if p.grad is not None]
+        before = [w.detach().clone() for w in weights]
+        snapshot = _Snapshot.of(own, None)
+        self.optimizer.step()
+        for weight, old in zip(weights, before, strict=True):
+            weight.copy_(torch.where(finite, weight, old))
+        for (parameter, name), old in snapshot.tensors.items():
+            now = own.state[parameter][name]
+            own.state[parameter][name] = now.copy_(torch.where(finite, now, old))
+        self._host = _Snapshot(values=snapshot.values, groups=snapshot.groups, kept=set(snapshot.tensors))
+
+    def settle(self, finite: bool) -> None:
+        if self._host is not None and not finite:
+            self._host.put_back(inner(self.optimizer))
+
+
 class _Flat:
     """Two buffers over which all weights of a device and dtype are selected by a single kernel."""
 
@@ -175,6 +202,7 @@ class _Snapshot:
     tensors: dict[tuple[Tensor, str], Tensor] = field(default_factory=dict)
     values: dict[tuple[Tensor, str], Any] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    kept: set[tuple[Tensor, str]] = field(default_factory=set)  # tensors that are as they were already
 
     @classmethod
     def of(cls, optimizer: Optimizer, earlier: _Snapshot | None) -> _Snapshot:
@@ -203,7 +231,7 @@ class _Snapshot:
                     state[name] = self.tensors[key].clone()
                 elif key in self.values:
                     state[name] = copy.deepcopy(self.values[key])
-                else:
+                elif key not in self.kept:
                     del state[name]
         for parameter in [p for p, state in optimizer.state.items() if not state]:
             del optimizer.state[parameter]

@@ -21,10 +21,12 @@ from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
 from trainer.finite_update import FiniteUpdate
+from trainer.fused_backward import FusedBackward
 from trainer.guards import FiniteSteps, StepTimes
 from trainer.late import Late
 from trainer.noise import Streams
 from trainer.norm_limit import NormLimit
+from trainer.optimizers import found_step_size
 from trainer.step import StepResult, TrainingStep
 from trainer.stream import global_index
 
@@ -187,8 +189,12 @@ class Loop:
 
     def _update(self) -> Tensor:
         """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
+        if isinstance(self.update, FusedBackward):
+            norm = self.update.finish()
+            self.schedule.step()
+            return norm
         limit = self.pace.max_grad_norm or math.inf
-        norm: Tensor = self.accelerator.clip_grad_norm_(self._parameters(), limit)
+        norm = self.accelerator.clip_grad_norm_(self._parameters(), limit)
         if self.pace.max_grad_value:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
         self.update.apply(norm.isfinite())
@@ -215,7 +221,7 @@ class Loop:
             images=sum(len(r.per_sample) for r in results) * self.accelerator.num_processes,
             cells=self._batch_cells,
             rates={_name(g, i): float(g["lr"]) for i, g in enumerate(groups)} if logged else {},
-            d={_name(g, i): float(g["d"]) for i, g in enumerate(groups) if "d" in g} if logged else {},
+            d=_found(groups) if logged else {},
             numbers=Late(torch.cat(numbers)),
             logged=logged,
         )
@@ -326,6 +332,11 @@ class Loop:
 
 def _name(group: dict[str, Any], index: int) -> str:
     return str(group.get("name", index))
+
+
+def _found(groups: Sequence[dict[str, Any]]) -> dict[str, float]:
+    sizes = {_name(group, i): found_step_size(group) for i, group in enumerate(groups)}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def by_timestep(timesteps: Sequence[float], losses: Sequence[float], width: int = 250) -> dict[str, float]:

@@ -48,6 +48,11 @@ def _fused_by_default(kind: type[Any], groups: Sequence[Group], args: Mapping[st
     return all(p.device.type in ("cpu", "cuda") for group in groups for p in group.parameters)
 
 
+def found_step_size(group: Mapping[str, Any]) -> float | None:
+    """The d that Prodigy and D-Adaptation find; None for other optimizers (Adafactor has a setting of that name)."""
+    return float(group["d"]) if "d" in group and "beta2_decay" not in group else None
+
+
 def _find(name: str) -> type[Any]:
     module_name, dot, class_name = name.rpartition(".")
     if dot:

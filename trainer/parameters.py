@@ -59,9 +59,9 @@ def is_lora_up(name: str) -> bool:
     return ".lora_B." in name
 
 
-def unfreeze(part: nn.Module) -> None:
-    """Makes a whole part train, in float32 (a full fine-tune)."""
-    part.to(torch.float32)
+def unfreeze(part: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Makes a whole part train (a full fine-tune), with its weights kept in `dtype`."""
+    part.to(dtype)
     part.requires_grad_(True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import psutil
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 from trainer.atomic import size_text
 from trainer.console import clock
 from trainer.data.plan import Plan
+from trainer.fused_backward import FusedBackward
 from trainer.loop import Loop
+from trainer.piecewise import Piecewise
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
-        loop.gradients(index // (loop.pace.accumulation * loop.accelerator.num_processes))
+        with _directed(loop, optimizer):
+            loop.gradients(index // (loop.pace.accumulation * loop.accelerator.num_processes))
         torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
-        if optimizer is not None:
+        if optimizer is not None and not isinstance(loop.update, FusedBackward):
             optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -81,6 +85,14 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     memory, total = _memory(device)
     what = describe(plan, index)
     return Trial(what, seconds, memory, total, str(device))
+
+
+def _directed(loop: Loop, optimizer: Optimizer | None) -> AbstractContextManager[None]:
+    """A backward pass that updates weights by itself uses the trial's optimizer, too."""
+    if not isinstance(loop.update, FusedBackward):
+        return nullcontext()
+    assert optimizer is None or isinstance(optimizer, Piecewise)
+    return loop.update.instead(optimizer)
 
 
 @torch.no_grad()

@@ -35,6 +35,17 @@ CASES = {
         "training.method='full'", "training.text_encoder=true", "schedule={name='cosine',warmup=2}",
     ),
     "bfloat16 base": ("training.precision='bf16'", "training.gradient_checkpointing=true"),
+    "full in bfloat16 with random rounding": (
+        "training.method='full'", "training.precision='bf16'", "training.weight_dtype='bf16'", "optimizer.lr=1e-4",
+    ),
+    "full in bfloat16, updated in the backward pass": (
+        "training.method='full'", "training.precision='bf16'", "training.weight_dtype='bf16'",
+        "training.fused_backward=true", "training.max_grad_norm=0", "optimizer.name='adafactor'",
+    ),
+    "full, updated in the backward pass": (
+        "training.method='full'", "training.fused_backward=true", "training.max_grad_norm=0",
+        "training.max_grad_value=0.01",
+    ),
     "averages": ("ema={decay=0.9}",),
     "averages now and then": ("ema={decay=0.9,every=2,device='cpu'}",),
     "clipping by value, adapters of limited length": (

@@ -47,7 +47,7 @@ def test_a_block_outside_its_window_stays_bit_for_bit(project: Path) -> None:
 
 
 def test_a_save_before_anything_was_learned_does_not_end_the_run(project: Path) -> None:
-    found = small.training(project, "optimizer.windows={unet=[3,0]}", "save.every=2", "training.steps=5")
+    found = small.training(project, "optimizer.windows={unet=[3,0]}", "save={every=2,keep=9}", "training.steps=5")
     assert found.run() == "done"
     events = list(small.run_dir(project).events())
     assert [e["file"] for e in events if e["event"] == "save"] == ["run-step000004.safetensors", "run.safetensors"]

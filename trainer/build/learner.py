@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -14,12 +15,15 @@ from trainer import finite_update, lora, optimizers, parameters, schedules
 from trainer.build.model import learning_steps
 from trainer.config import BaseConfig
 from trainer.ema import Averages
+from trainer.errors import UserError
 from trainer.finite_update import FiniteUpdate
+from trainer.fused_backward import FusedBackward
 from trainer.guards import FiniteSteps
 from trainer.loop import Pace
 from trainer.network import Network
 from trainer.norm_limit import NormLimit
-from trainer.parameters import Rates
+from trainer.parameters import Group, Rates
+from trainer.piecewise import PIECE, Make, Piecewise, PiecewiseUpdate
 from trainer.protocols import Family
 from trainer.resume import Stateful
 from trainer.schedules import Shape
@@ -51,8 +55,13 @@ def learner_of(
     settings = config.optimizer
     groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
 
-    def make() -> Optimizer:
+    def real(groups: Sequence[Group]) -> Optimizer:
         return optimizers.build(settings.name, groups, settings.args)
+
+    def make() -> Optimizer:
+        return _piecewise(config, groups, real) if _in_pieces(config) else real(groups)
+
+    _refuse_processes(config, accelerator)
 
     modules = Network(family)
     if config.training.gradient_checkpointing:
@@ -66,12 +75,6 @@ def learner_of(
     )
     weights = dict(parameters.trainable(family.parts))
     averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
-    update = finite_update.choose(
-        optimizer,
-        scaled=accelerator.scaler is not None,
-        small=config.training.method == "lora",
-        device=accelerator.device,
-    )
     return Learner(
         network,
         optimizer,
@@ -80,7 +83,7 @@ def learner_of(
         rates=[group.lr for group in groups],
         averages=averages,
         finite=FiniteSteps(),
-        update=update,
+        update=_update_of(config, accelerator, optimizer),
         limit=_norm_limit(config, family),
         spare_optimizer=make,
     )
@@ -90,3 +93,33 @@ def _norm_limit(config: BaseConfig, family: Family) -> NormLimit | None:
     if not config.lora.max_norm or config.training.method != "lora":
         return None
     return NormLimit((adapter.weights for adapter in lora.adapters(family)), config.lora.max_norm)
+
+
+def _in_pieces(config: BaseConfig) -> bool:
+    return config.training.weight_dtype != "fp32" or config.training.fused_backward
+
+
+def _piecewise(config: BaseConfig, groups: Sequence[Group], make: Make) -> Piecewise:
+    largest = 1 if config.training.fused_backward else PIECE
+    return Piecewise(groups, make, seed=config.run.seed, largest=largest)
+
+
+def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> FiniteUpdate:
+    if config.training.fused_backward:
+        return FusedBackward(optimizer.optimizer, config.training.max_grad_value)
+    if _in_pieces(config):
+        return PiecewiseUpdate(optimizer)
+    return finite_update.choose(
+        optimizer,
+        scaled=accelerator.scaler is not None,
+        small=config.training.method == "lora",
+        device=accelerator.device,
+    )
+
+
+def _refuse_processes(config: BaseConfig, accelerator: Accelerator) -> None:
+    """Processes exchange gradients after the backward pass, when a fused one has none left."""
+    if config.training.fused_backward and accelerator.num_processes > 1:
+        raise UserError(
+            f"training.fused_backward: true works in one process, found {accelerator.num_processes}; set it to false."
+        )

@@ -121,7 +121,7 @@ def prepare_parts(config: BaseConfig, family: Family) -> dict[str, float]:
             lora.init_from(family, Path(settings.init_from))
     else:
         for name in rates:
-            parameters.unfreeze(family.parts[name])
+            parameters.unfreeze(family.parts[name], DTYPES[training.weight_dtype])
     for parameter in family.unused_parameters():
         parameter.requires_grad_(False)
     return rates
