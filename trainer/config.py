@@ -143,7 +143,7 @@ class Training(Section):
     weight_dtype: Literal["fp32", "bf16"] = key(
         "fp32",
         "Storage of the weights that a full fine-tune changes. bf16 halves the memory of weights and gradients; "
-        "updates are rounded to it at random, so that small ones are kept on the average. Costs some time and accuracy.",
+        "updates are rounded to it at random, so that small ones are kept on the average. Costs time and accuracy.",
         kohya=("full_bf16", "stochastic_rounding"),
     )
     fused_backward: bool = key(

@@ -92,3 +92,35 @@ def test_without_averages_nothing_is_copied() -> None:
         weight.data.add_(1)
     assert float(weight.detach()[0]) == 0
     assert averages.state_dict() == {}
+
+
+def test_the_average_of_bfloat16_weights_is_kept_in_float32() -> None:
+    """Ten updates by one part in a thousand would be lost in bfloat16, whose numbers lie 0.4 to 0.8 % apart."""
+    weight = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    averages = Averages({"w": weight}, optimizer, decay=0.999)
+    state = {"updates": 100_000, "shadows": {"w": torch.ones(4)}}
+    averages.load_state_dict(state)
+    weight.data.fill_(2)
+    for number in range(1, 11):
+        averages.update(number)
+    assert averages.state_dict()["shadows"]["w"].tolist() == pytest.approx([2 - 0.999**10] * 4, rel=1e-6)
+    with averages.applied():
+        assert weight.dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_average_in_the_hosts_memory_equals_one_on_the_gpu() -> None:
+    weight = nn.Parameter(torch.linspace(-1, 1, 7, device="cuda"))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    both = [Averages({"w": weight}, optimizer, decay=0.9, on_cpu=on_cpu) for on_cpu in (True, False)]
+    for number in range(1, 8):
+        step(weight, optimizer)
+        for one in both:
+            one.update(number)
+    host, gpu = (one.state_dict()["shadows"]["w"] for one in both)
+    assert host.device.type == "cpu"
+    torch.testing.assert_close(host, gpu.cpu())
+    with both[0].applied():
+        torch.testing.assert_close(weight.detach().cpu(), host)

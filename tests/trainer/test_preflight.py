@@ -26,6 +26,8 @@ def project(tmp_path: Path) -> Path:
         ("training.method='full'", "training.text_encoder=true"),
         ("optimizer={name='prodigy',lr=1.0}",),
         ("optimizer={name='adamwschedulefree'}", "ema={decay=0.9}"),
+        ("training.method='full'", "training.fused_backward=true", "training.max_grad_norm=0"),
+        ("training.method='full'", "training.weight_dtype='bf16'", "training.precision='bf16'", "ema={decay=0.9}"),
     ],
 )
 def test_a_run_with_a_trial_step_equals_one_without(project: Path, overrides: tuple[str, ...]) -> None:

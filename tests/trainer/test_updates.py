@@ -59,6 +59,24 @@ def test_a_save_before_anything_was_learned_does_not_end_the_run(project: Path) 
     ("override", "expected"),
     [
         ("training.max_grad_value=0.5", "training.max_grad_value: 0.5 takes the place of clipping by norm"),
+        ("training.weight_dtype='bf16'", "training.weight_dtype: 'bf16' is for training.method = 'full'"),
+        (
+            "training={weight_dtype='bf16',method='full'}",
+            "training.weight_dtype: 'bf16' needs training.precision = 'bf16', found 'fp32'.",
+        ),
+        ("training.fused_backward=true", "training.fused_backward: true is for training.method = 'full'"),
+        (
+            "training={fused_backward=true,method='full'}",
+            "training.fused_backward: true never has all gradients at once, so their norm cannot be limited",
+        ),
+        (
+            "training={fused_backward=true,method='full',max_grad_norm=0,gradient_accumulation=2}",
+            "training.fused_backward: true frees gradients at once, so nothing can be accumulated",
+        ),
+        (
+            "training={fused_backward=true,method='full',max_grad_norm=0,precision='fp16'}",
+            "training.fused_backward: true needs training.precision = 'bf16' or 'fp32', found 'fp16'.",
+        ),
         ("lora={max_norm=1.0,method='loha'}", "lora.max_norm: works with lora.method = 'lora' only"),
         (
             "optimizer.windows={unet=[500,100]}",
