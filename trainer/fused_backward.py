@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,11 @@ class FusedBackward:
 
     waits = False
 
-    def __init__(self, optimizer: Piecewise, max_value: float = 0.0) -> None:
-        """max_value: each number of a gradient is clipped to it; 0 = never."""
+    def __init__(self, optimizer: Piecewise, max_value: float = 0.0, wrapper: Any = None) -> None:
+        """max_value: each number of a gradient is clipped to it, 0 = never; wrapper: of accelerate, which the schedule
+        watches."""
+        optimizer.in_backward = True
+        self._wrapper = optimizer if wrapper is None else wrapper
         self._optimizer = optimizer
         self._max_value = max_value
         self._instead: Piecewise | None = optimizer
@@ -66,11 +70,11 @@ class FusedBackward:
         norms = torch.stack(self._norms)
         self._verdict = Late(norms.isfinite().float())
         self._judged, self._stepped, self._norms = self._stepped, [], []
-        self._optimizer.steps += 1
         return torch.linalg.vector_norm(norms)
 
     def apply(self, finite: Tensor) -> None:
-        """Nothing is left to be applied after the backward pass."""
+        """Counts the step; the backward pass has done it."""
+        self._wrapper.step()
 
     def settle(self, finite: bool) -> None:
         self._settle_before()

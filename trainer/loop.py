@@ -191,12 +191,10 @@ class Loop:
         """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
         if isinstance(self.update, FusedBackward):
             norm = self.update.finish()
-            self.schedule.step()
-            return norm
-        limit = self.pace.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self._parameters(), limit)
-        if self.pace.max_grad_value:
-            torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
+        else:
+            norm = self.accelerator.clip_grad_norm_(self._parameters(), self.pace.max_grad_norm or math.inf)
+            if self.pace.max_grad_value:
+                torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
         self.update.apply(norm.isfinite())
         self.optimizer.zero_grad()
         self.schedule.step()

@@ -70,6 +70,8 @@ class Piecewise(Optimizer):
         """
         super().__init__([g.for_optimizer() for g in groups], {})
         self.steps = 0
+        self.finite: Tensor | None = None  # whether the next step is to be taken; None = yes
+        self.in_backward = False  # whether pieces are stepped by others
         self.pieces: list[Piece] = []
         self._seed = seed
         self._groups = [(at, g) for at, g in enumerate(groups)]
@@ -85,8 +87,10 @@ class Piecewise(Optimizer):
         piece.apply(finite, rate, self._seed, self.steps)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for piece in self.pieces:
-            self.apply(piece, torch.ones((), dtype=torch.bool, device=piece.weights[0].device))
+        """All pieces, but for those that the backward pass has stepped already; not at all where `finite` is false."""
+        for piece in [] if self.in_backward else self.pieces:
+            flag = torch.ones((), dtype=torch.bool, device=piece.weights[0].device)
+            self.apply(piece, flag if self.finite is None else self.finite)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,10 +114,8 @@ class PiecewiseUpdate:
     waits: bool = False
 
     def apply(self, finite: Tensor) -> None:
-        own: Piecewise = self.optimizer.optimizer
-        for piece in own.pieces:
-            own.apply(piece, finite)
-        own.steps += 1
+        self.optimizer.optimizer.finite = finite
+        self.optimizer.step()
 
     def settle(self, finite: bool) -> None:
         for piece in self.optimizer.optimizer.pieces:

@@ -106,7 +106,7 @@ def _piecewise(config: BaseConfig, groups: Sequence[Group], make: Make) -> Piece
 
 def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> FiniteUpdate:
     if config.training.fused_backward:
-        return FusedBackward(optimizer.optimizer, config.training.max_grad_value)
+        return FusedBackward(optimizer.optimizer, config.training.max_grad_value, optimizer)
     if _in_pieces(config):
         return PiecewiseUpdate(optimizer)
     return finite_update.choose(
