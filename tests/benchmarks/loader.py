@@ -1,6 +1,6 @@
 """Measures how fast a warm cache gives batches, next to reading the same tensors with plain safetensors.
 
-python -m tests.benchmarks.loader [--json FILE] [--images N]
+python tests/benchmarks/loader.py [--json FILE] [--images N]
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from PIL import Image
