@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ui import dataset_views as views
 from ui.captions import Change, Editor
 from ui.look import Look, Picture
 from ui.media import Media
-from ui.picks import ON_LOAD, picked
+from ui.picks import ON_LOAD, picked, plain
 from ui.setup_page import Setup
 from ui.tell import told
 from ui.workspace import Workspace
@@ -56,7 +57,7 @@ class Dataset:
                 self._side()
         self.id = gr.Textbox(elem_classes="hidden-field", elem_id="look-id", label="Look")
         self.picked = gr.Textbox(elem_classes="hidden-field", elem_id="dataset-picked", label="Picked image")
-        self.page = gr.Number(0, elem_classes="hidden-field", elem_id="page-number", label="Page", precision=0)
+        self.page = gr.Textbox("0", elem_classes="hidden-field", elem_id="page-number", label="Page")
 
     def _side(self) -> None:
         with gr.Column(elem_classes="card"):
@@ -116,11 +117,12 @@ class Dataset:
             cancels=[looking], **quiet,
         )  # fmt: skip
         again: dict[str, Any] = {"inputs": self.browse, "outputs": self.grid, **quiet}
-        gr.on([self.which.input, self.search.input], self._first_page, trigger_mode="always_last", **again)
+        # change, not input: Gradio's input passes over what is pasted or deleted.
+        gr.on([self.which.input, self.search.change], self._first_page, trigger_mode="always_last", **again)
         self.back.click(self._turn(-1), **again)
         self.forward.click(self._turn(1), **again)
         self.gallery.click(self._click, self.id, self.one, **quiet).then(self._same_page, **again)
-        self.tags.click(_search_for, None, self.search, **quiet).then(self._first_page, **again)
+        self.tags.click(_search_for, None, self.search, **quiet)
         changed = [self.said, self.tags, *self.grid]
         self.save.click(self._save, [*self.browse, self.caption], changed, **quiet)
         self.next.click(self._save, [*self.browse, self.caption], changed, **quiet).success(
@@ -147,26 +149,26 @@ class Dataset:
         return [
             id, "", gr.update(visible=False), views.summary_html(found), gr.update(visible=True),
             gr.update(choices=views.filters(found), value=""), views.buckets_html(found),
-            views.tags_html(tags.most_common()), *self._grid(found, "", "", 0, ""),
+            views.tags_html(tags.most_common()), *self._grid(found, "", "", "0", ""),
         ]  # fmt: skip
 
-    def _grid(self, found: Look, which: str, search: str, page: float, picked: str) -> list[Any]:
-        places = views.chosen(found, which or "", search or "")
+    def _grid(self, found: Look, which: str, search: str, page: str, picked: str) -> list[Any]:
+        places = views.chosen(found, plain(which), search or "")
         pages = max(1, math.ceil(len(places) / views.PAGE))
-        number = min(max(0, int(page or 0)), pages - 1)
-        current = int(picked) if (picked or "").isdigit() else -1
+        number = min(max(0, _whole(page) or 0), pages - 1)
+        current = _whole(picked)
         where = f"<span class='quiet'>page {number + 1:,} of {pages:,}, {len(places):,} images</span>"
-        return [number, where, views.gallery_html(self.media, found, places, number, current)]
+        return [str(number), where, views.gallery_html(self.media, found, places, number, current)]
 
-    def _first_page(self, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
-        return self._grid(told(looks.need, self.workspace, id), which, search, 0, picked)
+    def _first_page(self, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
+        return self._grid(told(looks.need, self.workspace, id), which, search, "0", picked)
 
-    def _same_page(self, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
+    def _same_page(self, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
         return self._grid(told(looks.need, self.workspace, id), which, search, page, picked)
 
     def _turn(self, by: int) -> Callable[..., list[Any]]:
         return lambda id, which, search, page, picked: self._grid(
-            told(looks.need, self.workspace, id), which, search, (page or 0) + by, picked
+            told(looks.need, self.workspace, id), which, search, str((_whole(page) or 0) + by), picked
         )
 
     def _click(self, id: str, event: gr.EventData) -> list[Any]:
@@ -180,13 +182,14 @@ class Dataset:
             gr.update(visible=True),
         ]  # fmt: skip
 
-    def _pick_next(self, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
+    def _pick_next(self, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
         found = told(looks.need, self.workspace, id)
-        places = views.chosen(found, which or "", search or "")
-        after = [place for place in places if place > int(picked)] if picked.isdigit() else places
+        places = views.chosen(found, plain(which), search or "")
+        current = _whole(picked)
+        after = places if current is None else [place for place in places if place > current]
         return self._pick(id, str((after or places or [0])[0]))
 
-    def _save(self, id: str, which: str, search: str, page: float, picked: str, caption: str) -> list[Any]:
+    def _save(self, id: str, which: str, search: str, page: str, picked: str, caption: str) -> list[Any]:
         picture = told(looks.picture, told(looks.need, self.workspace, id), picked)
         file = told(_editable, picture)
         text = (caption or "").strip()
@@ -195,9 +198,9 @@ class Dataset:
         return self._changed("Saved." if wanted else "Nothing to save.", id, which, search, page, picked)
 
     def _many(self, edit: Callable[[str, str], tuple[str, Callable[[str], str]]]) -> Callable[..., list[Any]]:
-        def handler(id: str, which: str, search: str, page: float, picked: str, tag: str, put: str) -> list[Any]:
+        def handler(id: str, which: str, search: str, page: str, picked: str, tag: str, put: str) -> list[Any]:
             found = told(looks.need, self.workspace, id)
-            files = [found.pictures[i].caption_file for i in views.chosen(found, which or "", search or "")]
+            files = [found.pictures[i].caption_file for i in views.chosen(found, plain(which), search or "")]
             what, change = told(edit, (tag or "").strip(), (put or "").strip())
             wanted: list[Change] = told(captions.changes, [Path(f) for f in files if f], change)
             told(self.editor.write, f"{what} in {len(wanted):,} captions", wanted)
@@ -206,17 +209,17 @@ class Dataset:
 
         return handler
 
-    def _undo(self, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
+    def _undo(self, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
         return self._changed(told(self.editor.undo), id, which, search, page, picked)
 
-    def _drop(self, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
+    def _drop(self, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
         picture = told(looks.picture, told(looks.need, self.workspace, id), picked)
         caption = Path(picture.caption_file) if picture.caption_file else None
         target = told(captions.drop, Path(picture.file), caption)
         said = f"{Path(picture.file).name} is in {target.parent.name}/ now and trains no more. Look again for the rest."
         return self._changed(said, id, which, search, page, picked)
 
-    def _changed(self, said: str, id: str, which: str, search: str, page: float, picked: str) -> list[Any]:
+    def _changed(self, said: str, id: str, which: str, search: str, page: str, picked: str) -> list[Any]:
         """The message, the tags as they are in the files now, and the same page of pictures."""
         found = told(looks.need, self.workspace, id)
         tags = captions.frequencies(views.edited_since(p) or p.written for p in found.pictures)
@@ -224,6 +227,11 @@ class Dataset:
             f"<p class='quiet' role='status'>{html.escape(said)}</p>", views.tags_html(tags.most_common()),
             *self._grid(found, which, search, page, picked),
         ]  # fmt: skip
+
+
+def _whole(text: str) -> int | None:
+    """A place or page as the browser sent it."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text or "") else None
 
 
 def _search_for(event: gr.EventData) -> str:

@@ -95,7 +95,7 @@ def chosen(found: Look, which: str, search: str) -> list[int]:
     ]
 
 
-def gallery_html(media: Media, found: Look, places: Sequence[int], page: int, current: int) -> str:
+def gallery_html(media: Media, found: Look, places: Sequence[int], page: int, current: int | None) -> str:
     shown = places[page * PAGE : (page + 1) * PAGE]
     if not shown:
         return "<p class='quiet'>No image fits.</p>"

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 MOST_BODY = 64 * 1024 * 1024  # bytes; uploads of images come file by file
 WRONG_PASSWORD_DELAY = 1.0  # seconds
+# Gradio's ways to files and other servers. The page needs none of them: its pictures come from ui.media.
+CLOSED = re.compile(
+    r"(^|.*/gradio_api)/+(file|proxy|stream|component_server|deep_link|custom_component|dev|vibe|process_recording|runs)\b"
+)
 
 # Nothing may be loaded from elsewhere, and nobody may put the page into a frame. Gradio compiles its templates, so it
 # needs scripts made from text.
@@ -91,6 +96,8 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> str:
         """Why a request is refused, or ""."""
+        if CLOSED.match(scope["path"]):
+            return "nothing is to be found here"
         host = headers.get("host", "").lower()
         if not (host in self._hosts or (not is_local(self.host) and _is_address(host, self.port))):
             return "this server is not known by that host name"

@@ -64,6 +64,6 @@ def need(workspace: Workspace, id: str) -> Look:
 
 def picture(found: Look, index: str) -> Picture:
     """The picture that a page picked, by its place."""
-    if not (index or "").isdigit() or int(index) >= len(found.pictures):
+    if not re.fullmatch(r"[0-9]{1,9}", index or "") or int(index) >= len(found.pictures):
         raise UserError("choose an image first.")
     return found.pictures[int(index)]

@@ -96,14 +96,18 @@ class Media:
     def _thumbnail(self, path: Path) -> Response:
         stat = path.stat()
         name = hashlib.sha256(f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}".encode("utf-8", "surrogateescape"))
-        kept = self.state / "thumbs" / f"{name.hexdigest()[:32]}.webp"
+        kept = self.state / "thumbs" / f"{name.hexdigest()[:32]}.jpg"
         if not kept.is_file():
             try:
                 made = thumbnail(path)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 return Response(BROKEN, media_type="image/svg+xml")
-            write_file(kept, lambda temporary: temporary.write_bytes(made))
-        return FileResponse(kept, media_type="image/webp", headers=CACHED)
+            # Without waiting for the disk: it can be made again at any time.
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_suffix(f".{secrets.token_hex(4)}")
+            temporary.write_bytes(made)
+            temporary.replace(kept)
+        return FileResponse(kept, media_type="image/jpeg", headers=CACHED)
 
 
 BROKEN = (
@@ -113,7 +117,7 @@ BROKEN = (
 
 
 def thumbnail(path: Path) -> bytes:
-    """A small WebP of an image, upright, on white. Raises what Pillow raises for a broken one."""
+    """A small JPEG of an image, upright, on white. Raises what Pillow raises for a broken one."""
     with Image.open(path) as image:
         image.draft("RGB", (THUMB * 2, THUMB * 2))  # a JPEG is decoded small at once
         upright = ImageOps.exif_transpose(image)
@@ -123,7 +127,7 @@ def thumbnail(path: Path) -> bytes:
             flat.alpha_composite(upright.convert("RGBA"))
             upright = flat
         buffer = io.BytesIO()
-        upright.convert("RGB").save(buffer, "WEBP", quality=80, method=2)
+        upright.convert("RGB").save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 

@@ -119,11 +119,22 @@
     "drop-file": "Move this image and its caption into the folder \u201cremoved\u201d beside it?",
   };
 
+  document.addEventListener("change", (event) => {
+    const chosen = event.target.closest("#oversampling input");
+    if (chosen && chosen.value === "Custom") show("f-noise-oversampling-k");
+  });
   document.addEventListener("input", (event) => {
     if (event.target.closest("#search")) search(event.target.value);
   });
   document.addEventListener("keydown", (event) => {
     arrows(event);
+    if (event.key === "s" && (event.ctrlKey || event.metaKey) && !event.altKey) {
+      event.preventDefault();
+      // What is being typed counts too: leaving the field hands it over.
+      const typed = document.activeElement;
+      if (typed) typed.blur();
+      $("#save").click();
+    }
     if (event.key === "/" && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) {
       const input = $("#search input, #search textarea");
       if (input && input.offsetParent !== null) { input.focus(); event.preventDefault(); }

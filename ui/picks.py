@@ -1,10 +1,10 @@
-"""Clicks on parts of an HTML view: an element with `data-pick` hands that text to the server."""
+"""What the browser hands to the server besides the form: clicks on parts of an HTML view, choices in lists."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-# Listens on the view itself, whose inside is replaced all the time.
+# An element with `data-pick` hands that text over. Listens on the view itself, whose inside is replaced all the time.
 ON_LOAD = """
 element.addEventListener("click", (event) => {
   const part = event.target.closest("[data-pick]");
@@ -15,7 +15,7 @@ element.addEventListener("click", (event) => {
 ON_LOAD_BOXES = """
 element.addEventListener("change", () => {
   const ticked = [...element.querySelectorAll("[data-box]:checked")].map((box) => box.dataset.box);
-  trigger("change", { pick: JSON.stringify(ticked) });
+  trigger("input", { pick: JSON.stringify(ticked) });
 });
 """
 
@@ -23,5 +23,9 @@ element.addEventListener("change", () => {
 def picked(event: gr.EventData) -> str:
     """The text that came with a click; it comes from the browser, so it may be anything."""
     told = event._data
-    found = told.get("pick", "") if isinstance(told, dict) else ""
-    return found if isinstance(found, str) else ""
+    return plain(told.get("pick")) if isinstance(told, dict) else ""
+
+
+def plain(value: object) -> str:
+    """The choice in a list; Gradio passes on whatever it is sent."""
+    return value if isinstance(value, str) else ""

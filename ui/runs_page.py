@@ -52,7 +52,7 @@ class Runs:
     def wire(self, tab: gr.Tab) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on([tab.select, self.refresh.click], self._show, self.chosen, self.views, **quiet)
-        self.table.change(self._choose, None, [self.chosen, *self.views], **quiet)
+        self.table.input(self._choose, None, [self.chosen, *self.views], trigger_mode="always_last", **quiet)
         self.step.input(self._samples, [self.chosen, self.step], self.samples, **quiet)
 
     def _choose(self, event: gr.EventData) -> list[Any]:

@@ -102,6 +102,8 @@ def make(
         allowed_paths=[], show_error=False, max_file_size=MOST_UPLOAD, ssr_mode=False, enable_monitoring=False,
         pwa=False, mcp_server=False, theme=theme(), css=css(), head=built.head,
     )  # fmt: skip
+    # Gradio checks the paths that a request names only in an application that it has launched itself.
+    built.blocks.has_launched = built.blocks.is_running = True
     outside = urlsplit(root_path).netloc
     guarded = Guard(outer, host, port, [*names, *([outside] if outside else [])], auth)
     # An open page holds a connection for ever; ending the server does not wait for it.

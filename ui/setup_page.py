@@ -218,7 +218,7 @@ class Setup:
             button.click(self._entries(change), self.inputs, self.everything, **quiet)
 
     def _first(self) -> list[Any]:
-        for name in self.workspace.recent():
+        for name in self.workspace.recent() or self.workspace.configs()[:1]:
             try:
                 return self.show_all(session.open_config(self.workspace, name))
             except UserError:
@@ -251,7 +251,7 @@ class Setup:
         return self.show_all(told(session.open_text, text or "", told(session.page_of, draft, raw)))
 
     def _use_file(self, file: str, draft: str, *raw: Any) -> list[Any]:
-        text = told(read_config, Path(file))
+        text = told(read_config, Path(file or ""))
         return self.show_all(told(session.open_text, text, told(session.page_of, draft, raw)))
 
     def _select(self, which: str, draft: str, *raw: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from trainer.errors import UserError
 from ui import processes, session
 from ui.history import history
 from ui.media import Media
+from ui.picks import plain
 from ui.run_views import curves_html, log_html, samples_html, status_html
 from ui.session import Page
 from ui.setup_page import Setup
@@ -120,10 +121,10 @@ class Train:
     # --- handlers ---------------------------------------------------------------------------------------------
 
     def tick(self, name: str, seen: str) -> list[Any]:
-        return self._show(name, seen)
+        return self._show(plain(name), seen)
 
     def _choose(self, name: str) -> list[Any]:
-        return self._show(name, "")
+        return self._show(plain(name), "")
 
     def _default(self) -> str:
         """The run that goes on now, else the newest."""
@@ -221,19 +222,19 @@ class Train:
         }[word]
 
         def asked(name: str) -> str:
-            told(processes.ask, self.workspace, name or "", word)
+            told(processes.ask, self.workspace, plain(name), word)
             return f"<p class='quiet' role='status'>{said}</p>"
 
         return asked
 
     def _stop_now(self, name: str) -> str:
-        told(processes.stop_now, self.workspace, name or "")
+        told(processes.stop_now, self.workspace, plain(name))
         return "<p class='quiet' role='status'>Ended.</p>"
 
     def _resume(self, name: str, checkpoint: str) -> list[Any]:
-        run = told(self.workspace.run, name or "")
+        run = told(self.workspace.run, plain(name))
         path = ""
-        if checkpoint:
+        if checkpoint := plain(checkpoint):
             if checkpoint not in {p.name for p in run.checkpoints.glob("step-*")}:
                 told(_refuse, f"{checkpoint!r}: there is no such checkpoint.")
             path = str(run.checkpoints / checkpoint)

@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.run_dir import RunDir
 from ui import compare, processes
 from ui.media import Media
+from ui.picks import plain
 from ui.tell import told
 from ui.workspace import Workspace
 
@@ -70,7 +71,7 @@ def results(workspace: Workspace) -> dict[str, tuple[RunDir, Path]]:
 def wish(workspace: Workspace, result: str, prompts: str, strengths: str, seed: str, steps: str, guidance: str) -> Wish:
     """Raises UserError with everything that is wrong."""
     problems = []
-    found = results(workspace).get(result or "")
+    found = results(workspace).get(plain(result))
     if found is None:
         problems.append("Result: choose one of the list.")
     texts = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
@@ -153,7 +154,7 @@ class Try:
     def _fresh(self, chosen: str, prompts: str) -> list[Any]:
         found = results(self.workspace)
         names = list(found)
-        value = chosen if chosen in found else (names[0] if names else "")
+        value = plain(chosen) if plain(chosen) in found else (names[0] if names else "")
         if not prompts and value:
             written = compare.settings(found[value][0]).get("samples.prompts")
             prompts = "\n".join(str(text) for text in written[:MOST_PROMPTS]) if isinstance(written, list) else ""

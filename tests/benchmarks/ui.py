@@ -126,12 +126,14 @@ def read_history(folder: Path, lines: int) -> Row:
 
 def large_dataset(browser: Browser, server: Server, images: int) -> list[Row]:
     name = f"dataset of {images:,} images"
+    print("Looking at all images, which is the longest part.", flush=True)
     with opened(browser, server) as page:
         open_tab(page, "Dataset")
 
         def look() -> None:
             page.locator("#look").click()
-            expect(page.locator("#gallery .cell").first).to_be_visible(timeout=600_000)
+            expect(page.locator("#gallery .cell, [data-testid=toast-body]").first).to_be_visible(timeout=600_000)
+            expect(page.locator("#gallery .cell").first).to_be_visible(timeout=1000)
 
         looked = timed(look)
         page.wait_for_function(ALL_LOADED)
@@ -191,6 +193,7 @@ def main() -> None:
         write_run(folder, "long", asked.lines)
         write_images(folder / "photos", asked.images)
         rows = [read_history(folder, asked.lines)]
+        print(f"Reading and drawing took {rows[0].value:.2f} s; now in the browser.", flush=True)
         server = Server(folder, free_port())
         browser = play.chromium.launch(executable_path=find_browser(), args=FLAGS)
         expect.set_options(timeout=PATIENCE * 1000)

@@ -41,7 +41,7 @@ def write_run(folder: Path, name: str, lines: int) -> Path:
             more = {"loss_by_timestep": bins} if bins else {}
             tell(
                 "step", step, loss=loss, lr={"unet": 1e-4, "text_encoder": 5e-5}, grad_norm=1.0 + loss,
-                images_per_second=4.0 + loss, epoch=step / 100, memory_gb=7.5, **more,
+                images_per_second=4.0 + loss, epoch=step / 100, memory=8_000_000_000, **more,
             )  # fmt: skip
         tell("stop", lines - 1, reason="done", seconds=25_000.0)
     return run

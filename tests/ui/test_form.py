@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ui.values import another
+from tests.ui.values import another, schema
 from trainer import config_io
 from trainer.config_io import keys as schema_keys
 from ui import draft as drafts
@@ -132,6 +132,21 @@ def test_numbers_are_written_as_they_were_typed() -> None:
     assert "lr = 1e-4\n" in typed(page("[optimizer]\nlr = 3e-4\n"), "optimizer.lr", "1e-4").text
 
 
+def test_an_interval_is_typed_as_text_or_as_a_number() -> None:
+    """Every key that is a number or a text, such as sampling every "15m", takes both."""
+    numbers = [key for key, field in schema_keys() if key in KEYS and all_fields()[key].kind == "number"]
+    intervals = [key for key in numbers if str in get_args(schema()[key].annotation)]
+    assert {"samples.every", "validation.every", "save.every"} <= set(intervals)
+    for key in intervals:
+        for control, value in (("15m", "15m"), ("0.5 epochs", "0.5 epochs"), ("400", 400)):
+            changed = typed(page(), key, control)
+            assert found(changed.text, key) == value
+            assert [p for p in changed.problems if p.control == key] == []
+            assert page(changed.text).controls[key] == control
+        wrong = typed(page(), key, "sometimes").problems
+        assert any(p.control == key and "15m" in p.text for p in wrong), wrong
+
+
 def test_a_blank_control_takes_the_key_out_of_the_file() -> None:
     assert "num_repeats" not in typed(page(), f"{FOLDER}.num_repeats", "").text
     assert "steps" not in typed(page("[training]\nsteps = 3\n"), "training.steps", "").text
@@ -196,6 +211,7 @@ def test_a_config_grows_from_nothing() -> None:
     assert started.problems == []
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x7f"), max_size=30))
 def test_any_text_survives(text: str) -> None:
     for key in ("save.comment", f"{FOLDER}.caption_prefix", "optimizer.name"):
@@ -205,12 +221,14 @@ def test_any_text_survives(text: str) -> None:
             assert found(typed(page(), key, to_control(field, text)).text, key) == text
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x7f"), max_size=12), max_size=4))
 def test_any_lines_survive(lines: list[str]) -> None:
     field: Field = all_fields()["samples.prompts"]
     assert from_control(field, to_control(field, lines)) == lines
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**62), 2**62))
 def test_any_number_survives(one: float, other: int) -> None:
     for key, value in (("optimizer.lr", one), ("run.seed", other)):

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from trainer import config_io
 from ui.fields import Field, all_fields
 
+# Lists whose members depend on each other.
 PAIRS = {"timesteps": [10, 900], "resolution": [96, 64], "face_crop_aug_range": [1.5, 2.5], "weights": [1.0, 2.5, 1.0]}
 
 
@@ -28,10 +29,15 @@ def another(field: Field) -> Any:
     if field.kind == "lines":
         return ["a photo of a cat", "two, words"]
     if field.kind == "list":
-        return PAIRS[field.name]
+        return PAIRS.get(field.name) or [member(field, 1), member(field, 2)]
     if field.kind == "table":
-        return {"a tag": 0.5}
+        return {"a tag": member(field, 1), "b": member(field, 2)}
     return number(schema()[field.key])
+
+
+def member(field: Field, place: int) -> int | float:
+    """A member of a list or table of whole numbers, or of shares."""
+    return place if "int" in str(schema()[field.key].annotation) else place / 4
 
 
 def number(info: FieldInfo) -> int | float:
