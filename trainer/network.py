@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
@@ -13,9 +13,10 @@ from trainer.protocols import Family
 class Network(nn.Module):
     """Text encoding (where it is not cached) and prediction of a family."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, names: Collection[str]) -> None:
+        """names: the parts that a step needs; others belong to nobody who would move or wrap them."""
         super().__init__()
-        self.parts = nn.ModuleDict(dict(family.parts))
+        self.parts = nn.ModuleDict({name: part for name, part in family.parts.items() if name in names})
         self._family = family
 
     def enable_gradient_checkpointing(self) -> None:

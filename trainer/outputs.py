@@ -17,8 +17,8 @@ from trainer.events import Notice, Sample, Save, Sink
 from trainer.intervals import Interval
 from trainer.loop import Pace, Periodic
 from trainer.lora_file import NothingLearnedError
+from trainer.placement import VAE, Placement
 from trainer.prompts import Request
-from trainer.protocols import Family
 from trainer.results import Result
 from trainer.resume import Keeper
 from trainer.run_dir import RunDir
@@ -75,7 +75,7 @@ class Samples:
 
     wanted: Sequence[Request]
     run_dir: RunDir
-    family: Family
+    placement: Placement
     emit: Sink
     accelerator: Accelerator
     control: Control
@@ -100,13 +100,14 @@ class Samples:
         self._draw_all(step, [i for i in range(len(self.wanted)) if not self.run_dir.sample(step, i).exists()])
 
     def _draw_all(self, step: int, indices: Sequence[int]) -> None:
-        if not self.accelerator.is_main_process:
+        if not indices or not self.accelerator.is_main_process:
             return
         drawn: dict[int, Path] = {}
-        for places in sampling.groups([self.wanted[i] for i in indices]):
-            if self.control.stops():
-                break
-            drawn |= self._draw(step, [indices[place] for place in places])
+        with self.placement.used(*self.placement.family.parts, VAE):
+            for places in sampling.groups([self.wanted[i] for i in indices]):
+                if self.control.stops():
+                    break
+                drawn |= self._draw(step, [indices[place] for place in places])
         if drawn:
             names = [drawn[i].relative_to(self.run_dir.path).as_posix() for i in sorted(drawn)]
             self.emit(Sample(step, files=names, prompts=[self.wanted[i].prompt for i in sorted(drawn)]))
@@ -118,7 +119,7 @@ class Samples:
         pictures = []
         try:
             with self.accelerator.autocast():
-                pictures = sampling.draw(self.family, [self.wanted[i] for i in members], self.control.stops)
+                pictures = sampling.draw(self.placement.family, [self.wanted[i] for i in members], self.control.stops)
         except sampling.InterruptedDrawingError:
             return {}
         except torch.OutOfMemoryError:

@@ -17,6 +17,7 @@ from trainer.data.plan import Plan
 from trainer.fused_backward import FusedBackward
 from trainer.loop import Loop
 from trainer.piecewise import Piecewise
+from trainer.stream import global_index
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ def largest(plan: Plan) -> int:
         return sum(item.target[0] * item.target[1] for item in items)
 
     return max(range(plan.batches_per_epoch), key=pixels)
+
+
+def indices_of(index: int, accumulation: int, ranks: int, rank: int) -> list[int]:
+    """The micro-batches of this process in the step that holds micro-batch `index`."""
+    step = index // (accumulation * ranks)
+    return [global_index(step, micro, accumulation, rank, ranks) for micro in range(accumulation)]
 
 
 def describe(plan: Plan, index: int) -> str:

@@ -5,7 +5,7 @@ A plugin is a file `plugins/<kind>/<name>.py` with a module-level `PLUGIN`, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -143,8 +143,9 @@ class Family(Protocol):
         UserError when there is none."""
         ...
 
-    def to(self, device: Any, frozen_dtype: Any) -> None:
-        """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
+    def to(self, device: Any, frozen_dtype: Any, only: Collection[str] | None = None) -> None:
+        """Moves everything, or `only` these parts ("vae" names the VAE). Parameters that do not require gradients take
+        `frozen_dtype`, the VAE stays float32. The device "meta" gives the memory back: weights are lost."""
         ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:

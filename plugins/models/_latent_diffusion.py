@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,11 +126,14 @@ class LatentDiffusion:
             return None
         return _noise_schedule.objective(config, "auto", source.where("scheduler"))
 
-    def to(self, device: torch.device | str, frozen_dtype: torch.dtype) -> None:
-        """Moves everything; parameters that do not require gradients take `frozen_dtype`, the VAE stays float32."""
-        for part in self.parts.values():
-            _modules.move(part, device, frozen_dtype)
-        self.vae.to(device)
+    def to(self, device: torch.device | str, frozen_dtype: torch.dtype, only: Collection[str] | None = None) -> None:
+        """Moves everything, or `only` these parts and "vae". Parameters that do not require gradients take
+        `frozen_dtype`, the VAE stays float32. On "meta" weights are lost."""
+        for name, part in self.parts.items():
+            if only is None or name in only:
+                _modules.move(part, device, frozen_dtype)
+        if only is None or "vae" in only:
+            self.vae.to(device)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: the posterior's mean, times the VAE scale."""

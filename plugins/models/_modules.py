@@ -65,7 +65,7 @@ def move(module: nn.Module, device: torch.device | str, frozen_dtype: torch.dtyp
     """Moves a module; floating-point parameters that do not require gradients take `frozen_dtype`."""
     for parameter in module.parameters():
         if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(device, frozen_dtype)
+            parameter.data = parameter.data.to(dtype=frozen_dtype)
     module.to(device)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from trainer.build.data import scan_data
 from trainer.build.encoding import latents_of, texts_of
-from trainer.build.model import accelerator_for, open_family
+from trainer.build.model import accelerator_for, open_family, resting_parts
 from trainer.config import BaseConfig
 from trainer.console import Console
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.errors import UserError
+from trainer.placement import Placement
 from trainer.results import DTYPES
 
 
@@ -23,10 +24,10 @@ def fill(config: BaseConfig, console: Console) -> None:
     accelerator = accelerator_for(config)
     family = open_family(config)
     dataset = scan_data(config, console, family)
-    family.to(accelerator.device, DTYPES[config.training.precision])
+    placement = Placement(family, accelerator.device, DTYPES[config.training.precision], resting_parts(config, family))
     if config.data.cache_latents:
-        latents_of(config, console, accelerator, family, dataset)
+        latents_of(config, console, accelerator, placement, dataset)
     if config.data.cache_text and not config.training.text_encoder:
         captions = Loader(dataset, Plan(dataset, config.run.seed), config.run.seed).possible_captions()
-        texts_of(config, console, accelerator, family, captions)
+        texts_of(config, console, accelerator, placement, captions)
     console.say(f"{config.data.cache_dir}: complete for {len(dataset.items)} images")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from trainer import lora, validation_set
-from trainer.batch import Batch, TextStates
-from trainer.build.encoding import image_encoder, latents_of, texts_of
+from trainer.batch import Batch
+from trainer.build.encoding import image_encoder, latents_of, text_encoder, texts_of
 from trainer.build.model import objective_of
 from trainer.build.noise import noise_warnings
 from trainer.config import BaseConfig
@@ -29,9 +29,11 @@ from trainer.data.prefetch import Prefetch
 from trainer.data.scan import scan
 from trainer.events import Sink
 from trainer.loop import Pace
+from trainer.placement import VAE, Placement
 from trainer.protocols import Family
 from trainer.results import Result
 from trainer.run_dir import RunDir
+from trainer.validation_set import ValidationSet
 from trainer.validator import Validator
 
 
@@ -75,13 +77,14 @@ def make_loader(
     config: BaseConfig,
     console: Console,
     accelerator: Accelerator,
-    family: Family,
+    placement: Placement,
     plan: Plan,
     pace: Pace,
     *,
     on_demand: bool = False,
 ) -> Loader:
     """Fills the caches that the config asks for; `on_demand`: gives the same without filling them."""
+    family = placement.family
     make = partial(
         Loader,
         plan.dataset,
@@ -93,14 +96,17 @@ def make_loader(
     latents: Latents | None = None
     texts = None
     if config.data.cache_latents and on_demand:
-        latents = OnDemandLatents(plan.dataset, image_encoder(config, accelerator, family))
+        latents = OnDemandLatents(plan.dataset, image_encoder(config, placement))
     elif config.data.cache_latents:
-        latents = latents_of(config, console, accelerator, family, plan.dataset)
+        latents = latents_of(config, console, accelerator, placement, plan.dataset)
         for line in noise_warnings(config, family, plan.dataset, latents, pace):
             console.say(line)
     if config.data.cache_text and not config.training.text_encoder:
-        captions = set() if on_demand else make().possible_captions()
-        texts = texts_of(config, console, accelerator, family, captions)
+        bare = make()
+        if not bare.captions_foreseen:
+            placement.keep(family.text_parts)  # they encode while the run goes on
+        captions = set() if on_demand else bare.possible_captions()
+        texts = texts_of(config, console, accelerator, placement, captions)
     return make(latents=latents, texts=texts)
 
 
@@ -114,38 +120,45 @@ def ahead(config: BaseConfig, loader: Loader, accelerator: Accelerator) -> Calla
     ).batch
 
 
+def questions_of(
+    config: BaseConfig, accelerator: Accelerator, placement: Placement, split: Split
+) -> ValidationSet | None:
+    """What will be measured, encoded; None when nothing is held out."""
+    if not split.held_out.items:
+        return None
+    family = placement.family
+
+    def encode_images(pixels: Tensor) -> Tensor:
+        with placement.used(VAE):
+            return family.encode_images(pixels.to(placement.device))
+
+    with placement.held():
+        return validation_set.make(
+            split,
+            config.validation,
+            objective=objective_of(config, family).diffusers_name,
+            schedule=len(family.alphas_cumprod),
+            encode_images=encode_images,
+            encode_text=None if config.training.text_encoder else text_encoder(accelerator, placement),
+        )
+
+
 def validator_of(
     config: BaseConfig,
     accelerator: Accelerator,
     family: Family,
-    split: Split,
+    questions: ValidationSet,
     run_dir: RunDir,
     result: Result,
     emit: Sink,
     control: Control,
     done: int,
-) -> Validator | None:
-    """None when nothing is held out."""
-    if not split.held_out.items:
-        return None
-    objective, settings = objective_of(config, family), config.validation
-
-    def encode_text(captions: Sequence[str]) -> TextStates:
-        with torch.no_grad(), accelerator.autocast():
-            return family.encode_text(captions)
-
-    questions = validation_set.make(
-        split,
-        settings,
-        objective=objective.diffusers_name,
-        schedule=len(family.alphas_cumprod),
-        encode_images=lambda pixels: family.encode_images(pixels.to(accelerator.device)),
-        encode_text=None if config.training.text_encoder else encode_text,
-    )
+) -> Validator:
+    settings = config.validation
     return Validator(
         questions,
         family,
-        objective,
+        objective_of(config, family),
         accelerator,
         run_dir,
         result,

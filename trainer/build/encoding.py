@@ -13,48 +13,54 @@ from trainer.batch import TextStates
 from trainer.config import BaseConfig
 from trainer.console import Console
 from trainer.data import content
-from trainer.data.cache import Latents, MemoryLatents, TextCache
+from trainer.data.cache import EncodeText, Latents, MemoryLatents, TextCache
 from trainer.data.dataset import Dataset
 from trainer.data.disk_latents import DiskLatents, Recipe
 from trainer.data.disk_texts import DiskTexts
 from trainer.data.encode import Encode, variants
 from trainer.data.kohya_npz import KohyaLatents
-from trainer.protocols import Family
+from trainer.placement import VAE, Placement
 from trainer.results import DTYPES
 
 
-def image_encoder(config: BaseConfig, accelerator: Accelerator, family: Family) -> Encode:
+def image_encoder(config: BaseConfig, placement: Placement) -> Encode:
     """Pixels to latents: the posterior's mean, and its deviation where samples of it are asked for."""
 
     def encode(pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        given = pixels.to(accelerator.device)
-        with torch.no_grad():
+        given = pixels.to(placement.device)
+        with torch.no_grad(), placement.used(VAE):
             if config.data.latent_sampling == "mean":
-                return family.encode_images(given)
-            return family.encode_posterior(given)
+                return placement.family.encode_images(given)
+            return placement.family.encode_posterior(given)
 
     return encode
 
 
 def latents_of(
-    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset
+    config: BaseConfig, console: Console, accelerator: Accelerator, placement: Placement, dataset: Dataset
 ) -> Latents:
     """The latents of a dataset, encoded where they are missing. Raises UserError for images that cannot be encoded,
     RunError when the disk is full."""
-    encode = image_encoder(config, accelerator, family)
+    encode = image_encoder(config, placement)
     data = config.data
     if data.cache_to_disk:
-        return _on_disk(config, console, accelerator, family, dataset, encode)
-    with console.progress("encoding images", len(variants(dataset)), "images") as update:
+        with placement.held():
+            return _on_disk(config, console, accelerator, placement, dataset, encode)
+    with placement.held(), console.progress("encoding images", len(variants(dataset)), "images") as update:
         return MemoryLatents.encode(
             dataset, encode, sampling=data.latent_sampling, on_progress=lambda done, _: update(done, "")
         )
 
 
 def _on_disk(
-    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, dataset: Dataset, encode: Encode
+    config: BaseConfig,
+    console: Console,
+    accelerator: Accelerator,
+    placement: Placement,
+    dataset: Dataset,
+    encode: Encode,
 ) -> DiskLatents:
-    data = config.data
+    data, family = config.data, placement.family
     scale = float(getattr(getattr(family.vae, "config", None), "scaling_factor", 1.0))
     kohya = KohyaLatents(data.kohya_latents, scale) if data.kohya_latents else None
     recipe = Recipe(content.of_module(family.vae), data.latent_sampling, DTYPES[data.cache_dtype])
@@ -74,22 +80,26 @@ def _on_disk(
     return found
 
 
+def text_encoder(accelerator: Accelerator, placement: Placement) -> EncodeText:
+    """Captions to their states, under autocast as in the network: cached states equal live ones."""
+
+    def encode(texts: Sequence[str]) -> TextStates:
+        with torch.no_grad(), accelerator.autocast(), placement.used(*placement.family.text_parts):
+            return placement.family.encode_text(texts)
+
+    return encode
+
+
 def texts_of(
-    config: BaseConfig, console: Console, accelerator: Accelerator, family: Family, captions: set[str]
+    config: BaseConfig, console: Console, accelerator: Accelerator, placement: Placement, captions: set[str]
 ) -> TextCache:
     """A cache that holds these captions, and encodes others as they come."""
-
-    # Under autocast, as in the network: cached states equal live ones.
-    def encode(texts: Sequence[str]) -> TextStates:
-        with torch.no_grad(), accelerator.autocast():
-            return family.encode_text(texts)
-
-    store = None
+    family, store = placement.family, None
     if config.data.cache_to_disk:
         weights = [content.of_module(family.parts[part]) for part in family.text_parts]
         encoder = content.digest(family.text_recipe(), weights, config.training.precision)
         store = DiskTexts(Path(config.data.cache_dir) / "texts", encoder)
-    cache = TextCache(encode, store=store)
-    with console.progress("encoding captions", len(captions), "captions") as update:
+    cache = TextCache(text_encoder(accelerator, placement), store=store)
+    with placement.held(), console.progress("encoding captions", len(captions), "captions") as update:
         cache.prepare(captions, on_progress=lambda done, _: update(done, ""))
     return cache

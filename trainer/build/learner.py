@@ -24,6 +24,7 @@ from trainer.network import Network
 from trainer.norm_limit import NormLimit
 from trainer.parameters import Group, Rates
 from trainer.piecewise import PIECE, Make, Piecewise, PiecewiseUpdate
+from trainer.placement import Placement
 from trainer.protocols import Family
 from trainer.resume import Stateful
 from trainer.schedules import Shape
@@ -49,10 +50,10 @@ class Learner:
 
 
 def learner_of(
-    config: BaseConfig, accelerator: Accelerator, family: Family, rates: Mapping[str, float], pace: Pace
+    config: BaseConfig, accelerator: Accelerator, placement: Placement, rates: Mapping[str, float], pace: Pace
 ) -> Learner:
     """Wraps what trains; `rates`: the learning rate of each part."""
-    settings = config.optimizer
+    settings, family = config.optimizer, placement.family
     groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
 
     def real(groups: Sequence[Group]) -> Optimizer:
@@ -63,7 +64,7 @@ def learner_of(
 
     _refuse_processes(config, accelerator)
 
-    modules = Network(family)
+    modules = Network(family, placement.staying)
     if config.training.gradient_checkpointing:
         modules.enable_gradient_checkpointing()
     network, optimizer = accelerator.prepare(modules, make())

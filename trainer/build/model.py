@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.facts import metadata_of, model_metadata_of
 from trainer.loop import Pace
 from trainer.parameters import Group
+from trainer.placement import VAE
 from trainer.protocols import Family, Objective
 from trainer.quantise import Bits, quantise
 from trainer.results import DTYPES, FullResult, LoraResult, Result
@@ -87,11 +88,21 @@ def objective_of(config: BaseConfig, family: Family) -> Objective:
     return registry.find("objectives", name)(family.alphas_cumprod)
 
 
+def resting_parts(config: BaseConfig, family: Family) -> list[str]:
+    """What steps do not need: those whose output is cached."""
+    text = family.text_parts if config.data.cache_text and not config.training.text_encoder else ()
+    return [*text, *([VAE] if config.data.cache_latents else [])]
+
+
 def hold_small(config: BaseConfig, family: Family, device: torch.device) -> None:
-    """Keeps the frozen base in 8 or 4 bits where the config asks for it."""
+    """Keeps the frozen base in 8 or 4 bits where the config asks for it, but for parts that rest: they save more by
+    leaving the device, and move as they are."""
     bits: dict[str, Bits] = {"8bit": 8, "4bit": 4}
-    if config.training.base_precision in bits:
-        for part in family.parts.values():
+    if config.training.base_precision not in bits:
+        return
+    resting = resting_parts(config, family)
+    for name, part in family.parts.items():
+        if name not in resting:
             quantise(part, bits[config.training.base_precision], device, DTYPES[config.training.precision])
 
 

@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.loop import Pace
 from trainer.noise import NoiseChain
 from trainer.noise_pool import NoisePool, Place
+from trainer.placement import VAE, Placement
 from trainer.protocols import Family
 from trainer.reports import noise_run, noise_warning
 from trainer.reports.noise_effect import Latents as Measured
@@ -67,10 +68,10 @@ def latents_to_measure(
     """The latents of some images, for a report: from the disk cache where there is one, which they complete."""
     if not (config.data.cache_latents and config.data.cache_to_disk):
         return noise_run.latents_of(chosen, family, accelerator.device, console)
-    family.to(accelerator.device, DTYPES[config.training.precision])
+    placement = Placement(family, accelerator.device, DTYPES[config.training.precision], [VAE])
     own = noise_run.restricted(chosen)
     return noise_run.read_latents(
-        own, latents_of(config, console, accelerator, family, own.dataset).read, accelerator.device
+        own, latents_of(config, console, accelerator, placement, own.dataset).read, accelerator.device
     )
 
 

@@ -12,9 +12,18 @@ from torch.optim import Optimizer
 
 from trainer import environment, outputs, prompts
 from trainer.advice import memory_advice, slowness_hint
-from trainer.build.data import ahead, held_out_lines, make_loader, scan_data, split_of, validator_of
+from trainer.batch import Batch
+from trainer.build.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of, validator_of
 from trainer.build.learner import learner_of
-from trainer.build.model import accelerator_for, hold_small, objective_of, open_family, prepare_parts, result_of
+from trainer.build.model import (
+    accelerator_for,
+    hold_small,
+    objective_of,
+    open_family,
+    prepare_parts,
+    resting_parts,
+    result_of,
+)
 from trainer.build.noise import noise_chain, timesteps_of
 from trainer.build.pace import pace_of
 from trainer.config import BaseConfig
@@ -30,9 +39,10 @@ from trainer.errors import RunError, UserError
 from trainer.events import Error, Notice, Start
 from trainer.guards import StepTimes
 from trainer.holder import holder_of, in_use
-from trainer.loop import Loop, Periodic
+from trainer.loop import Loop, Pace, Periodic
 from trainer.losses import Loss
-from trainer.preflight import attempt, describe, largest
+from trainer.placement import Placement
+from trainer.preflight import attempt, describe, indices_of, largest
 from trainer.protocols import Family
 from trainer.results import DTYPES, AveragedResult
 from trainer.resume import Keeper, may_start
@@ -133,11 +143,17 @@ def training(
         console.say(line)
     hold_small(config, family, accelerator.device)
     rates = prepare_parts(config, family)
-    family.to(accelerator.device, DTYPES[config.training.precision])
+    device = accelerator.device
+    placement = Placement(family, device, DTYPES[config.training.precision], resting_parts(config, family))
     plan = Plan(split.training, config.run.seed)
     pace = pace_of(config, plan, accelerator.num_processes)
-    loader = make_loader(config, console, accelerator, family, plan, pace, on_demand=trial)
-    learner = learner_of(config, accelerator, family, rates, pace)
+    loader = make_loader(config, console, accelerator, placement, plan, pace, on_demand=trial)
+    questions = None if trial else questions_of(config, accelerator, placement, split)
+    batch = _encoded(loader, plan, pace, accelerator, placement) if trial else ahead(config, loader, accelerator)
+    placement.settle()
+    if config.training.method == "lora" and not wanted and not trial:
+        placement.release()  # a full fine-tune is saved with its text encoders and VAE
+    learner = learner_of(config, accelerator, placement, rates, pace)
     keeper = Keeper(
         run_dir, config, accelerator, learner.weights, learner.optimizer, learner.schedule, learner.also_saved
     )
@@ -150,14 +166,12 @@ def training(
     trained = result_of(config, family, split.training, pace, accelerator.num_processes)
     result = AveragedResult(trained, learner.averages.applied)
     emit = folder.emit
-    samples = outputs.Samples(wanted, run_dir, family, emit, accelerator, control)
-    validator = None
-    if not trial:
-        validator = validator_of(config, accelerator, family, split, run_dir, result, emit, control, done)
+    samples = outputs.Samples(wanted, run_dir, placement, emit, accelerator, control)
     looks = [
         samples.periodic(outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start)
     ]
-    if validator is not None:
+    if questions is not None:
+        validator = validator_of(config, accelerator, family, questions, run_dir, result, emit, control, done)
         looks += outputs.validations(validator, config.validation.every, pace, keeper, control)
     saves = outputs.saves(
         outputs.schedule(config.save.every, pace, accelerator),
@@ -179,7 +193,7 @@ def training(
             timesteps=timesteps_of(config),
             loss=Loss(**config.loss.model_dump()),
         ),
-        batch=ahead(config, loader, accelerator) if not trial else loader.batch,
+        batch=batch,
         optimizer=learner.optimizer,
         schedule=learner.schedule,
         pace=pace,
@@ -211,6 +225,16 @@ def training(
         console.interrupt()
         found.notices.append(tried(found, plan, None if done else learner.spare_optimizer()))
     return found
+
+
+def _encoded(
+    loader: Loader, plan: Plan, pace: Pace, accelerator: Accelerator, placement: Placement
+) -> Callable[[int], Batch]:
+    """The batches of the step that a preflight takes, ready as the caches of a run would give them."""
+    indices = indices_of(largest(plan), pace.accumulation, accelerator.num_processes, accelerator.process_index)
+    with placement.held():
+        ready = {index: loader.batch(index) for index in indices}
+    return ready.__getitem__
 
 
 def _may_begin(run_dir: RunDir, config: BaseConfig, console: Console, resume: bool, given: Path | None) -> bool:

@@ -128,5 +128,12 @@ def possible(written: Sequence[str], options: SubsetOptions) -> set[str]:
     return found
 
 
+def foreseen(written: Sequence[str], options: SubsetOptions) -> bool:
+    """Whether `possible` returns everything that `final_caption` can."""
+    if moves_tags(options):
+        return False
+    return not options.enable_wildcard or all(wildcards.outcomes(affixed(w, options), ENUMERATED) for w in written)
+
+
 def _never(purpose: str) -> Random:
     raise AssertionError(f"a caption that can be foreseen drew from {purpose!r}")

@@ -91,6 +91,11 @@ class Loader:
             constant = self._constants[index] = _constant(self.dataset.items[index])
         return constant
 
+    @property
+    def captions_foreseen(self) -> bool:
+        """Whether `possible_captions` are all captions that batches can hold."""
+        return all(caption_pipeline.foreseen(item.captions, item.source.options) for item in self.dataset.items)
+
     def possible_captions(self) -> set[str]:
         """The captions that batches can hold, for the text cache; those that change each time cannot be foreseen."""
         found: set[str] = set()

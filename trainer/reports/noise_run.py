@@ -10,6 +10,7 @@ import torch
 from trainer.atomic import write_text
 from trainer.console import Console
 from trainer.data.encode import Stored, Variant
+from trainer.placement import VAE
 from trainer.protocols import Family
 from trainer.reports.noise import Asked, NoiseReport, report, settings_of
 from trainer.reports.noise_advice import LOSS, advice, headline
@@ -25,8 +26,7 @@ __all__ = ["Asked", "latents_of", "read_latents", "restricted", "sample", "write
 @torch.no_grad()
 def latents_of(found: Sample, family: Family, device: torch.device, console: Console) -> Latents:
     """Encodes the sample on `device`, where the latents stay."""
-    # Nothing but the VAE runs, and that stays in float32.
-    family.to(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    family.to(device, torch.float32, [VAE])
     with console.progress("encoding images", len(found.items), "images") as update:
         made = encode(found, lambda pixels: family.encode_images(pixels.to(device)), lambda done, _: update(done, ""))
     return Latents.of(made.to(device))
