@@ -1,4 +1,4 @@
-"""Makes .venv beside this file, installs requirements.txt when it changed, and runs the trainer in it.
+"""Makes .venv beside this file, installs the requirements when they changed, and runs the trainer in it.
 
     python launch.py demo             train a LoRA on real images with an embedded tiny model (CPU is enough)
     python launch.py test [ARGS]      run the whole test suite; ARGS go to pytest
@@ -135,6 +135,7 @@ class Venv:
         self.root = root
         self.folder = root / ".venv"
         self.requirements = root / "requirements.txt"
+        self.alone = root / "requirements-alone.txt"  # installed without their dependencies
         self.state_file = self.folder / "launch.json"
 
     def python(self, os_name: str = os.name) -> Path:
@@ -154,8 +155,8 @@ class Venv:
         temporary.replace(self.state_file)
 
     def wanted(self) -> str:
-        """The hash of requirements.txt."""
-        return hashlib.sha256(self.requirements.read_bytes()).hexdigest()
+        """The hash of both files of requirements."""
+        return hashlib.sha256(self.requirements.read_bytes() + self.alone.read_bytes()).hexdigest()
 
     def fits(self, override: str) -> bool:
         """Whether it is of this Python version and, if one was asked for, of this PyTorch build."""
@@ -167,7 +168,7 @@ class Venv:
 
 
 def prepare(venv: Venv, override: str = "") -> None:
-    """Makes .venv fit this Python, the PyTorch build asked for ("" = any) and requirements.txt."""
+    """Makes .venv fit this Python, the PyTorch build asked for ("" = any) and the requirements."""
     if venv.ready(override):
         return
     with only_one(venv.root / ".venv.lock"):
@@ -223,6 +224,7 @@ def install(venv: Venv, torch: str) -> None:
         run("installing PyTorch", [*pip, *pins, "--index-url", torch], [*advice, builds])
     say("installing requirements.txt (2 to 8 GB, once)")
     run("installing requirements.txt", [*pip, "-r", str(venv.requirements)], advice)
+    run("installing requirements-alone.txt", [*pip, "--no-deps", "-r", str(venv.alone)], advice)
     if pins:
         say("loading PyTorch")
         device = "torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA card in use'"

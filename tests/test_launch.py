@@ -39,6 +39,7 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "my own trainer"
     folder.mkdir()
     (folder / "requirements.txt").write_text("torch==2.13.0\nrich==15.0.0\n")
+    (folder / "requirements-alone.txt").write_text("# nothing\n")
     return folder
 
 
@@ -56,6 +57,8 @@ class Machine:
             if "-c" in command
             else "torch"
             if "--index-url" in command
+            else "alone"
+            if "--no-deps" in command
             else "pip"
         )
         self.commands.append((kind, command))
@@ -85,14 +88,25 @@ def machine(launch: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_installs_once_and_again_when_the_requirements_change(launch: ModuleType, machine: Machine) -> None:
     venv = machine.venv
     launch.prepare(venv)
-    assert machine.kinds() == ["venv", "pip", "load"]
+    assert machine.kinds() == ["venv", "pip", "alone", "load"]
     launch.prepare(venv)
     assert machine.kinds() == []
     venv.requirements.write_text("torch==2.13.0\nrich==15.0.1\n")
     launch.prepare(venv)
-    assert machine.kinds() == ["pip", "load"]
+    assert machine.kinds() == ["pip", "alone", "load"]
     launch.prepare(venv)
     assert machine.kinds() == []
+    venv.alone.write_text("# more\n")
+    launch.prepare(venv)
+    assert machine.kinds() == ["pip", "alone", "load"]
+
+
+def test_what_comes_without_its_dependencies_comes_last(launch: ModuleType, machine: Machine) -> None:
+    launch.prepare(machine.venv)
+    commands = dict(machine.commands)
+    assert commands["alone"][-3:] == ["--no-deps", "-r", str(machine.venv.alone)]
+    assert commands["pip"][-2:] == ["-r", str(machine.venv.requirements)]
+    assert "--no-deps" not in commands["pip"]
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), 1])
@@ -106,7 +120,7 @@ def test_an_interrupted_installation_is_taken_up_again(
     machine.codes.clear()
     machine.kinds()
     launch.prepare(machine.venv)
-    assert machine.kinds() == ["pip", "load"], "the half-filled .venv is filled, not made again"
+    assert machine.kinds() == ["pip", "alone", "load"], "the half-filled .venv is filled, not made again"
 
 
 def test_a_change_that_fails_half_way_does_not_count_as_the_old_state(launch: ModuleType, machine: Machine) -> None:
@@ -120,7 +134,7 @@ def test_a_change_that_fails_half_way_does_not_count_as_the_old_state(launch: Mo
     machine.codes.clear()
     machine.kinds()
     launch.prepare(machine.venv)
-    assert machine.kinds() == ["pip", "load"]
+    assert machine.kinds() == ["pip", "alone", "load"]
 
 
 def test_a_half_made_or_broken_venv_is_made_again(launch: ModuleType, machine: Machine) -> None:
@@ -130,20 +144,20 @@ def test_a_half_made_or_broken_venv_is_made_again(launch: ModuleType, machine: M
     machine.codes.clear()
     machine.kinds()
     launch.prepare(machine.venv)
-    assert machine.kinds() == ["venv", "pip", "load"]
+    assert machine.kinds() == ["venv", "pip", "alone", "load"]
 
     machine.venv.python().unlink()  # the Python it was made from has been uninstalled
     launch.prepare(machine.venv)
-    assert machine.kinds() == ["venv", "pip", "load"]
+    assert machine.kinds() == ["venv", "pip", "alone", "load"]
 
 
 def test_another_python_or_another_torch_makes_the_venv_again(launch: ModuleType, machine: Machine) -> None:
     launch.prepare(machine.venv, CU126)
-    assert machine.kinds() == ["venv", "torch", "pip", "load"]
+    assert machine.kinds() == ["venv", "torch", "pip", "alone", "load"]
     launch.prepare(machine.venv)
     assert machine.kinds() == [], "a build that was chosen once stays, without being named again"
     launch.prepare(machine.venv, CU130)
-    assert machine.kinds() == ["venv", "torch", "pip", "load"]
+    assert machine.kinds() == ["venv", "torch", "pip", "alone", "load"]
     state = json.loads(machine.venv.state_file.read_text())
     machine.venv.state_file.write_text(json.dumps(state | {"python": "3.1"}))
     launch.prepare(machine.venv)
@@ -158,7 +172,7 @@ def test_a_working_venv_made_by_hand_is_kept(
     keepsake.touch()
     monkeypatch.setattr(launch, "works", lambda python: True)
     launch.prepare(machine.venv)
-    assert machine.kinds() == ["pip", "load"]
+    assert machine.kinds() == ["pip", "alone", "load"]
     assert keepsake.exists()
 
 
@@ -178,7 +192,7 @@ def test_nothing_installs_outside_the_venv(
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
     launch.prepare(machine.venv, CU130)
     inside = [command[0] == str(machine.venv.python()) for kind, command in machine.commands if kind != "venv"]
-    assert inside == [True, True, True]
+    assert inside == [True] * 4
     for env in machine.environments:
         assert "/elsewhere" not in env.values()
         assert env["PIP_USER"] == "0"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
+import functools
+import importlib.util
+import shutil
 import sys
+import unicodedata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,18 +20,7 @@ from plugins.models.sdxl import StableDiffusionXL
 from tests.tiny import byte_tokenizer, tiny_sd, tiny_sdxl
 from trainer.errors import UserError
 
-# OpenAI's merges that these captions need, by their line; the ids are those of OpenAI's own tokenizer.
-MERGES = {
-    4: "a r", 5: "e r", 10: "s t", 11: "o r", 13: "o n</w>", 14: "a l", 17: "i t", 19: "t o</w>", 24: "a t</w>",
-    27: "o f</w>", 32: "e l", 33: "s t</w>", 46: "ð Ł", 51: "v e</w>", 56: "' s</w>", 59: "b e", 65: "m a", 70: "i r",
-    73: "i t</w>", 94: "h o", 117: "c e</w>", 129: "w or", 154: "q u", 156: "ðŁ ĺ", 184: "it y</w>", 190: "a f",
-    201: "' t</w>", 218: "l d</w>", 229: "p i", 236: "! !</w>", 244: "t e</w>", 299: "c ar", 304: "p ho", 314: "el l",
-    335: "d on</w>", 416: "st o", 437: "be st</w>", 490: "wor ld</w>", 510: "st er", 565: "g ir", 585: "n a",
-    613: "pho to</w>", 698: "l a</w>", 1099: "gir l</w>", 1179: "sto p</w>", 1182: "al ity</w>", 1651: "e ce</w>",
-    1849: ") ,</w>", 1856: "c at</w>", 2000: "ell o</w>", 2242: "pi ece</w>", 2515: "qu ality</w>", 2794: "h ello</w>",
-    2959: "c af", 3654: "Ã ©</w>", 4022: "ma ster", 6822: "ðŁĺ Ģ</w>", 11554: "master piece</w>", 14792: "caf Ã©</w>",
-    18765: "æ ľ", 20747: "Ã ł</w>", 21753: "æ Ĺ", 35177: "Ã ¯", 38609: "æĹ ¥", 44437: "car te</w>",
-}  # fmt: skip
+# The ids are those of OpenAI's own tokenizer.
 CAPTIONS = {
     "a photo of a cat": [320, 1125, 539, 320, 2368],
     "Hello,  WORLD!! it's 1girl": [3306, 267, 1002, 748, 585, 568, 272, 1611],
@@ -40,15 +33,11 @@ CAPTIONS = {
 BEGIN, END = 49406, 49407
 
 
-def merges_file() -> str:
-    """A list of the real length; lines that no caption here needs join control characters, which never occur."""
-    control = [chr(256 + n) for n in range(32)]
-    pairs = [(a, b) for a in control for b in control]
-    filler = [*pairs, *(("".join(pair), c) for pair in pairs for c in control)]
-    filler += [("".join(pair), c) for pair in filler[1024:] for c in control[:1]]
-    unused = iter(filler)
-    lines = [MERGES[n] if n in MERGES else " ".join(next(unused)) for n in range(49408 - 512 - 2)]
-    return "\n".join(["#version: 0.2", *lines, "more than is used"])
+@functools.cache
+def installed_vocabulary() -> Path:
+    spec = importlib.util.find_spec("open_clip")
+    assert spec is not None and spec.origin, "open_clip_torch is not installed; run: python launch.py setup"
+    return Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz")
 
 
 def ids_of(tokenizer: Any, captions: list[str], chunks: int = 1) -> torch.Tensor:
@@ -57,11 +46,12 @@ def ids_of(tokenizer: Any, captions: list[str], chunks: int = 1) -> torch.Tensor
 
 @pytest.fixture
 def open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed open_clip package that must not be imported."""
+    """The installed open_clip's vocabulary in a package that must not be imported: the real one needs torchvision."""
+    vocabulary = installed_vocabulary()
     package = tmp_path / "site" / "open_clip"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('open_clip must not be imported')")
-    (package / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress(merges_file().encode()))
+    shutil.copy(vocabulary, package)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return package
@@ -81,6 +71,57 @@ def test_ids_are_clips(open_clip: Path, zero_padding: bool) -> None:
         expected = [BEGIN, *ids, END]
         padded = ids_of(found, [caption])[0, 0].tolist()
         assert padded == expected + [0 if zero_padding else END] * (77 - len(expected)), caption
+
+
+@pytest.fixture
+def open_clips_own(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tokenizer of the open_clip package itself, of which nothing else is imported."""
+    repair = ModuleType("ftfy")  # not installed; all that it does to text that is not broken is this
+    repair.fix_text = lambda text: unicodedata.normalize("NFC", text)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ftfy", repair)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    spec = importlib.util.spec_from_file_location(
+        "open_clip_tokenizer", installed_vocabulary().with_name("tokenizer.py")
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
+
+
+STRANGE = [
+    "",
+    " ",
+    "a photo of a cat",
+    "((masterpiece)), (best quality:1.3), [lowres], {8k}",
+    "1girl, solo, looking_at_viewer, 20 years-old, 3.5mm f/1.8",
+    "ohwx sks zwx_style v2.0",
+    "Ünïcödé façade, jalapeño, Ærøskøbing, straße, İstanbul, ŁÓDŹ",
+    "e\u0301 combining against \u00e9 composed",
+    "日本の風景, 한국어, Привет мир, مرحبا, हिन्दी, ภาษาไทย",
+    "😀👍🏽👩‍👩‍👧‍👦 🇩🇪 ❤️ flags and families",
+    "it's we're they'll I've I'd he'S O'Neill ''quoted''",
+    "tabs\tand\nnewlines\r\n   many   blanks",
+    "!!! ... --- ___ ### $$$ @@@ ~~~ |a|b| <lora:name:0.8>",
+    "½ ² ① Ⅷ 百 1234567890",
+    "a" * 300,
+    "word " * 500,
+    "C:\\path\\file.png https://example.org/?q=1&r=2#top",
+]
+
+
+@pytest.mark.parametrize("caption", STRANGE, ids=range(len(STRANGE)))
+def test_ids_equal_open_clips_own(open_clip: Path, open_clips_own: Any, caption: str) -> None:
+    found = _tokenizer.find("", "tokenizer", None, zero_padding=False)
+    assert found(caption, add_special_tokens=False).input_ids == open_clips_own.encode(caption)
+
+
+def test_the_vocabulary_is_open_clips_own(open_clip: Path, open_clips_own: Any) -> None:
+    found = _tokenizer.find("", "tokenizer", None, zero_padding=False)
+    assert found.get_vocab() == {
+        token.replace("<start_of_text>", "<|startoftext|>").replace("<end_of_text>", "<|endoftext|>"): number
+        for token, number in open_clips_own.encoder.items()
+    }
 
 
 def test_very_long_captions_are_cut_or_chunked(open_clip: Path) -> None:
