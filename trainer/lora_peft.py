@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +80,11 @@ def choose(
 
 def add(root: nn.Module, sizes: Mapping[str, Size], settings: Settings) -> None:
     """Injects one adapter per layer; torch's random state is left as it was."""
+    patterns = {size: _one_of([t for t, s in sizes.items() if s == size]) for size in set(sizes.values())}
     common: dict[str, Any] = {
         "target_modules": list(sizes),
-        "rank_pattern": {f"^{re.escape(target)}$": size.rank for target, size in sizes.items()},
-        "alpha_pattern": {f"^{re.escape(target)}$": size.alpha for target, size in sizes.items()},
+        "rank_pattern": {pattern: size.rank for size, pattern in patterns.items()},
+        "alpha_pattern": {pattern: size.alpha for size, pattern in patterns.items()},
     }
     config: Any
     if settings.method in ("lora", "dora"):
@@ -93,6 +94,12 @@ def add(root: nn.Module, sizes: Mapping[str, Size], settings: Settings) -> None:
         config = kind(rank_dropout=settings.rank_dropout, module_dropout=settings.module_dropout, **common)
     with torch.random.fork_rng():
         inject_adapter_in_model(config, root, adapter_name=ADAPTER)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """A pattern for whole names. One for each size: peft tries all patterns on every layer, which takes half a minute
+    for SDXL with one pattern for each of its layers."""
+    return f"^({'|'.join(map(re.escape, names))})$"
 
 
 def add_dropout(layer: Any, settings: Settings) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from plugins.models.sd import StableDiffusion
 from tests.tiny import tiny_sd
-from trainer import lora
+from trainer import lora, lora_peft
 from trainer.batch import Geometry, TextStates
 from trainer.errors import UserError
 
@@ -84,6 +85,24 @@ def test_ranks_and_alphas_follow_kohyas_rule(family: StableDiffusion) -> None:
     for adapter in both(family):
         wide = adapter.base.weight.ndim == 4 and adapter.base.weight.shape[-1] == 3
         assert (adapter.weights.rank, adapter.weights.alpha) == ((2, 3.0) if wide else (4, 2.0)), adapter.key
+
+
+def test_peft_gets_one_pattern_for_each_size(family: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tries every pattern on every layer: with one for each layer SDXL took half a minute."""
+    configs = []
+    real = lora_peft.inject_adapter_in_model
+
+    def inject(config: Any, *given: Any, **named: Any) -> Any:
+        configs.append(config)
+        return real(config, *given, **named)
+
+    monkeypatch.setattr(lora_peft, "inject_adapter_in_model", inject)
+    adapters = lora.inject(
+        family, ["unet"], rank=4, alpha=2.0, conv_rank=3, conv_alpha=1.0, ranks={"unet.mid_block.attentions": 2}
+    )
+    assert len(configs[0].rank_pattern) == len(configs[0].alpha_pattern) == 3
+    sizes = {(a.weights.rank, a.weights.alpha, "mid_block.attentions" in a.module) for a in adapters}
+    assert sizes == {(4, 2.0, False), (3, 1.0, False), (2, 1.0, True)}
 
 
 def test_the_start_depends_on_the_seed_and_nothing_else(tmp_path: Path) -> None:
