@@ -24,6 +24,7 @@ Encode = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 Sampling = Literal["mean", "once", "fresh"]
 Progress = Callable[[int, int], None]  # (done, total)
 WORKERS = min(8, os.cpu_count() or 1)
+PIXELS = 1024 * 1024  # encoded at once, if it is more than one image: a VAE takes gigabytes for each million of them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,7 +96,18 @@ def encoded(
             yield variant, stored
 
 
+def together(width: int, height: int) -> int:
+    """How many images of a size go through the VAE at once, at most."""
+    return max(1, PIXELS // (width * height))
+
+
 def _through(encode: Encode, pictures: Sequence[Rendered]) -> list[Stored]:
+    height, width = pictures[0].pixels.shape[:2]
+    count = together(width, height)
+    return [stored for i in range(0, len(pictures), count) for stored in _at_once(encode, pictures[i : i + count])]
+
+
+def _at_once(encode: Encode, pictures: Sequence[Rendered]) -> list[Stored]:
     output = encode(torch.stack([picture.tensor() for picture in pictures]))  # (B, 3, H, W)
     mean, std = output if isinstance(output, tuple) else (output, None)
     means = mean.detach().float().cpu()  # (B, C, h, w)
