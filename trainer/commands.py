@@ -12,7 +12,7 @@ from types import ModuleType
 
 from trainer import config_io, measurements, registry
 from trainer.config_checks import notes
-from trainer.console import Console
+from trainer.console import Console, busy
 from trainer.errors import UserError
 from trainer.quiet import quiet
 from trainer.run_dir import RunDir
@@ -127,4 +127,5 @@ def ui(folder: Path, **options: object) -> None:
 def _build() -> ModuleType:
     """The composition root; what it imports takes seconds, so a config error is reported first."""
     quiet()
-    return importlib.import_module("trainer.build")
+    with busy("loading libraries"):
+        return importlib.import_module("trainer.build")

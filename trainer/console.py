@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -86,6 +86,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """Shows a sign of life in a terminal, and nothing elsewhere, until the block ends."""
+    return RichConsole(stderr=True).status(what)
 
 
 class RunLines:

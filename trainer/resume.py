@@ -19,7 +19,7 @@ from trainer.atomic import remove, tidy
 from trainer.background import Background
 from trainer.checkpoint import State
 from trainer.config import BaseConfig
-from trainer.config_io import to_dict
+from trainer.config_io import to_dict, validate
 from trainer.errors import RunError, UserError
 from trainer.run_dir import RunDir
 
@@ -81,14 +81,20 @@ def may_start(run_dir: RunDir, config: BaseConfig, *, resume: bool, given: Path 
 def _stored(run_dir: RunDir) -> dict[str, Any]:
     """The config that the run began with; empty where it cannot be read."""
     try:
-        return tomllib.loads(run_dir.config.read_text(encoding="utf-8"))
+        return _completed(tomllib.loads(run_dir.config.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
 
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """With today's defaults for keys that did not exist when the run began: it trained as they say."""
+    config, _ = validate(stored)
+    return stored if config is None else to_dict(config)
+
+
 def _config_of(given: Path) -> dict[str, Any]:
     try:
-        return checkpoint.config_of(given)
+        return _completed(checkpoint.config_of(given))
     except RunError as error:
         raise UserError(
             f"--resume: {error}. Give the folder of a checkpoint, such as checkpoints/step-000400."

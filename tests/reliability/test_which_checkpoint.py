@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomlkit
 
 from tests.reliability import small
 from trainer import __main__, environment
@@ -121,6 +123,19 @@ def test_what_may_change_and_what_may_not(project: Path, change: str, fixed: str
             small.training(project, change, resume=True)
     else:
         assert small.training(project, change, resume=True).loop.start.step == 2
+
+
+def test_keys_that_are_younger_than_the_run_have_their_defaults(project: Path) -> None:
+    stopped = small.training(project)
+    small.stop_after(stopped, 2)
+    stopped.run()
+    stored = small.run_dir(project).config
+    older = tomllib.loads(stored.read_text())
+    del older["ema"], older["lora"]["dropout"]
+    stored.write_text(tomlkit.dumps(older))
+    with pytest.raises(UserError, match=r"lora\.dropout: differs from the run"):
+        small.training(project, "lora.dropout=0.5", resume=True)
+    assert small.training(project, resume=True).loop.start.step == 2
 
 
 def test_the_command_line_takes_a_checkpoint_in_either_order(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
