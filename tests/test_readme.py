@@ -58,7 +58,7 @@ def test_its_lines_for_other_trainers_train_a_network() -> None:
         first, _, second = block("python").partition("# a loop in the style of sd-scripts, over whole batches\n")
         exec(first, names)
         loss = nn.functional.mse_loss(network(names["noisy"]), names["noise"])
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

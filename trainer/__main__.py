@@ -107,11 +107,13 @@ def plugins() -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page for people instead.")] = False,
+) -> None:
     """Print the JSON schema of the config file, for editors."""
     from trainer import commands
 
-    commands.schema()
+    commands.schema(markdown=markdown)
 
 
 @app.command()

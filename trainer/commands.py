@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer import config_io, measurements, registry
+from trainer import config_io, measurements, registry, settings_page
 from trainer.config_checks import notes
 from trainer.console import Console, busy
 from trainer.errors import UserError
@@ -110,8 +110,8 @@ def plugins() -> None:
             console.say(f"  {name:<14} {described}")
 
 
-def schema() -> None:
-    print(json.dumps(config_io.schema(), indent=2))
+def schema(*, markdown: bool = False) -> None:
+    print(settings_page.markdown() if markdown else json.dumps(config_io.schema(), indent=2))
 
 
 def demo(output: Path, *, compare: bool) -> None:
