@@ -10,18 +10,18 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trainer import config_io
 from trainer.config import Dataset, General, Subset, extra
+from trainer.config_io import keys as schema_keys
 
 HEAD = """# Every setting
 
-Made from the schema by `python -m trainer schema --markdown`; do not edit. The column *elsewhere* gives names of the same
-setting in kohya's sd-scripts, OneTrainer, ai-toolkit and diffusers; typing one of them into the TOML file is answered with
-the name used here. Dataset options are explained in [datasets.md](datasets.md).
+Made from the schema by `python -m trainer schema --markdown`; do not edit. The column *elsewhere* gives names of the
+same setting in kohya's sd-scripts, OneTrainer, ai-toolkit and diffusers; typing one of them into the TOML file is
+answered with the name used here. Dataset options are explained in [datasets.md](datasets.md).
 """
 DATASETS = (
-    "Options of images and captions may stand in `[[datasets.subsets]]`, `[[datasets]]` or `[general]`; the nearest one "
-    "wins. `[[validation.datasets]]` takes the same."
+    "Options of images and captions may stand in `[[datasets.subsets]]`, `[[datasets]]` or `[general]`; the nearest "
+    "one wins. `[[validation.datasets]]` takes the same."
 )
 
 
@@ -41,7 +41,7 @@ Rows = list[tuple[str, FieldInfo]]
 def _tables() -> dict[str, Rows]:
     """The keys by the table that they stand in, datasets left out."""
     found: dict[str, Rows] = {}
-    for path, field in config_io.keys():
+    for path, field in schema_keys():
         table, _, name = path.rpartition(".")
         if "datasets" in path or path.startswith("general") or _is_table(field):
             continue

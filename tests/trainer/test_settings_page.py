@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer import config_io
 from trainer.config import Dataset, Subset, extra
+from trainer.config_io import keys as schema_keys
 from trainer.settings_page import markdown
 
 PAGE = Path(__file__).parents[2] / "docs/settings.md"
@@ -21,8 +21,8 @@ def test_every_key_and_every_name_elsewhere_is_on_it() -> None:
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert all(len(row) == 4 for row in rows)
     listed = {row[0].removeprefix("| ").strip("`") for row in rows}
-    paths = [path for path, _ in config_io.keys()]
-    for path, field in config_io.keys():
+    paths = [path for path, _ in schema_keys()]
+    for path, field in schema_keys():
         if any(other.startswith((f"{path}.", f"{path}[]")) for other in paths):
             continue  # a table
         assert path.rpartition(".")[2] in listed, path
