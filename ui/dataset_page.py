@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.errors import UserError
-from ui import captions, looks, session
+from ui import captions, entries, looks, session
 from ui import dataset_views as views
 from ui.captions import Change, Editor
 from ui.look import Look, Picture
@@ -36,8 +36,17 @@ class Dataset:
                 gr.HTML("<h2>Images as they will be trained</h2>")
                 self.start = gr.Button("Look at the images", size="sm", variant="primary", elem_id="look")
                 self.cancel = gr.Button("Cancel", size="sm", elem_id="cancel-look", visible=False)
+                self.folder = gr.Dropdown(
+                    [("", ""), *((name, name) for name in self.workspace.folders())], value="", show_label=False,
+                    label="Folder to add", container=False, elem_id="new-folder", allow_custom_value=True,
+                    min_width=220,
+                )  # fmt: skip
+                self.add = gr.Button("Add this folder", size="sm", elem_id="add-images")
             self.progress = gr.HTML(elem_id="look-progress")
             self.summary = gr.HTML(views.EMPTY, elem_id="dataset-summary")
+            self.broken = gr.Button(
+                "Move broken files away", size="sm", visible=False, elem_id="drop-broken", elem_classes="asks"
+            )
         with gr.Row(elem_classes="split", visible=False) as self.rest:
             with gr.Column(scale=5), gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="buttons filter-bar"):
@@ -108,13 +117,18 @@ class Dataset:
     def wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         everything = [
-            self.id, self.progress, self.cancel, self.summary, self.rest, self.which, self.buckets, self.tags,
-            *self.grid,
+            self.id, self.progress, self.cancel, self.summary, self.broken, self.rest, self.which, self.buckets,
+            self.tags, *self.grid,
         ]  # fmt: skip
         looking = self.start.click(self._look, self.setup.inputs, everything, **quiet)
+        adding = self.add.click(
+            self._add, [self.folder, *self.setup.inputs], [self.folder, *self.setup.everything], **quiet
+        )
+        looking_after = adding.success(self._look, self.setup.inputs, everything, **quiet)
+        self.broken.click(self._drop_broken, self.id, [self.summary, self.broken], **quiet)
         self.cancel.click(
             lambda: ("<p class='quiet'>Cancelled.</p>", gr.update(visible=False)), None, [self.progress, self.cancel],
-            cancels=[looking], **quiet,
+            cancels=[looking, looking_after], **quiet,
         )  # fmt: skip
         again: dict[str, Any] = {"inputs": self.browse, "outputs": self.grid, **quiet}
         # change, not input: Gradio's input passes over what is pasted or deleted.
@@ -135,10 +149,25 @@ class Dataset:
         self.first.click(self._many(_first), edits, changed, **quiet)
         self.undo.click(self._undo, self.browse, changed, **quiet)
 
+    def _add(self, folder: str, draft: str, *raw: Any) -> list[Any]:
+        page = told(entries.with_images, told(session.page_of, draft, raw), plain(folder).strip())
+        return ["", *self.setup.show_all(page)]
+
+    def _drop_broken(self, id: str) -> list[Any]:
+        files = views.broken(told(looks.need, self.workspace, id))
+        for file in files:
+            told(captions.drop, file, file.with_suffix(".txt"))
+        said = "1 file was" if len(files) == 1 else f"{len(files):,} files were"
+        return [
+            f"<div class='note-box' role='status'>{said} moved into the folder “{captions.REMOVED}” beside the "
+            "images. Press <b>Look at the images</b> again.</div>",
+            gr.update(visible=False),
+        ]
+
     def _look(self, draft: str, *raw: Any) -> Iterator[list[Any]]:
         page = told(session.page_of, draft, raw)
         lines = looks.make(self.workspace, page)
-        rest = [gr.skip()] * (5 + len(self.grid))
+        rest = [gr.skip()] * (6 + len(self.grid))
         while (line := told(next, lines, None)) is not None:
             yield [gr.skip(), f"<p class='quiet' role='status'>{html.escape(line)}</p>", gr.update(visible=True), *rest]
         yield self._overview(looks.id_of(page))
@@ -146,8 +175,11 @@ class Dataset:
     def _overview(self, id: str) -> list[Any]:
         found = told(looks.need, self.workspace, id)
         tags = captions.frequencies(picture.written for picture in found.pictures)
+        count = len(views.broken(found))
+        name = "Move 1 broken file away" if count == 1 else f"Move {count:,} broken files away"
         return [
-            id, "", gr.update(visible=False), views.summary_html(found), gr.update(visible=True),
+            id, "", gr.update(visible=False), views.summary_html(found), gr.update(value=name, visible=count > 0),
+            gr.update(visible=True),
             gr.update(choices=views.filters(found), value=""), views.buckets_html(found),
             views.tags_html(tags.most_common()), *self._grid(found, "", "", "0", ""),
         ]  # fmt: skip

@@ -11,13 +11,15 @@ from ui.captions import read
 from ui.look import Caption, Look, Picture
 from ui.media import Media
 from ui.plots import bars
+from ui.workspace import IMAGE_SUFFIXES
 
 PAGE = 24  # pictures
 MOST_PROBLEMS = 8
 MOST_TAGS = 60
 EMPTY = (
     "<div class='note-box'>Press <b>Look at the images</b>: every image is opened once, and you see what the model "
-    "will see: which part of each picture, how often, and with which caption.</div>"
+    "will see: which part of each picture, how often, and with which caption. Trigger word, repeats and resolution are "
+    "on the <button type='button' class='link' data-show='f-datasets-subsets-trigger'>Setup</button> page.</div>"
 )
 
 
@@ -57,6 +59,14 @@ def _notes(report: dict[str, object]) -> str:
     notes = report.get("notes")
     lines = [str(n) for n in notes] if isinstance(notes, list) else []
     return "".join(f"<p class='quiet'>{html.escape(line)}</p>" for line in lines)
+
+
+def broken(found: Look) -> list[Path]:
+    """Files that the training would stop at because they are no images."""
+    good = {picture.file for picture in found.pictures}
+    named = [str(p.get("file", "")) for p in found.report.get("problems", []) if p.get("stops")]
+    files = [Path(name) for name in dict.fromkeys(named) if name and name not in good]
+    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
 
 
 def buckets_html(found: Look) -> str:

@@ -6,7 +6,10 @@ import re
 
 from trainer.errors import UserError
 from ui.draft import Dataset, Draft, Folder
-from ui.session import Page, opened
+from ui.fields import FOLDER
+from ui.session import Page, opened, page_of
+
+IMAGES = f"{FOLDER}.image_dir"
 
 
 def name(dataset: int, folder: int) -> str:
@@ -42,6 +45,14 @@ def add_folder(page: Page) -> Page:
     place = min(draft.dataset, len(draft.datasets) - 1)
     draft.datasets[place].folders.append(Folder(origin=None))
     return _at(draft, place, len(draft.datasets[place].folders) - 1, page)
+
+
+def with_images(page: Page, folder: str) -> Page:
+    """A further folder of images; where the shown one has no images yet, it gets these. Raises UserError."""
+    if not folder:
+        raise UserError("folder: choose or write the folder first.")
+    start = add_folder(page) if page.controls[IMAGES] or page.draft.selected[1].written.get("metadata_file") else page
+    return page_of(start.draft.model_dump_json(), list({**start.controls, IMAGES: folder}.values()))
 
 
 def add_dataset(page: Page) -> Page:

@@ -54,6 +54,7 @@ class Field:
     suggestions: tuple[str, ...]  # known good values; others may be valid too
     basic: bool
     is_path: bool
+    bounds: str = ""  # in words: "at least 1", "0 to 1"
 
     @property
     def section(self) -> str:
@@ -121,7 +122,24 @@ def _field(key: str, field: FieldInfo) -> Field | None:
         suggestions=SUGGESTIONS.get(key, lambda: ())(),
         basic=bool(told.get("basic")),
         is_path=bool(told.get("path")),
+        bounds=_bounds(field) if kind == "number" else "",
     )
+
+
+def _bounds(field: FieldInfo) -> str:
+    """The range of a number in words, "" where there is none."""
+    told = list(field.metadata)
+    for branch in get_args(field.annotation):
+        for part in getattr(branch, "__metadata__", ()):
+            told += getattr(part, "metadata", [part])
+    found: dict[str, Any] = {}
+    for bound in told:
+        found |= {name: getattr(bound, name) for name in ("ge", "gt", "le", "lt") if hasattr(bound, name)}
+    if "ge" in found and "le" in found:
+        return f"{found['ge']:g} to {found['le']:g}"
+    words = {"ge": "at least {:g}", "gt": "more than {:g}", "le": "at most {:g}", "lt": "less than {:g}"}
+    # Seeds and the like are bounded by what a computer's whole numbers hold, which tells a person nothing.
+    return ", ".join(words[name].format(value) for name, value in found.items() if value < 2**53)
 
 
 def _kind(key: str, field: FieldInfo) -> tuple[Kind | None, tuple[str | int, ...]]:

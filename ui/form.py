@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ui.fields import DATASET, FOLDER, Field, above, all_fields, to_control
+from ui.fields import DATASET, FOLDER, UNSET, Field, above, all_fields, to_control
 from ui.labels import section_label
 
 NOISE_PAGE = ("noise", "timesteps")  # sections that have a page of their own
@@ -87,7 +87,7 @@ def control(field: Field, suggestions: Sequence[str]) -> Component:
     value = to_control(field, None)
     about: dict[str, Any] = {
         "label": f"{field.label} ({field.unit})" if field.unit else field.label,
-        "info": field.help,
+        "info": help_of(field),
         "elem_id": field.control_id,
         "elem_classes": ["field", f"kind-{field.kind}"],
         "min_width": 200,
@@ -103,6 +103,13 @@ def control(field: Field, suggestions: Sequence[str]) -> Component:
         return gr.Textbox(str(value), lines=4, max_lines=12, **about)
     shown = above(field) if field.inherits else ""
     return gr.Textbox(str(value), max_lines=1, placeholder=str(shown), **about)
+
+
+def help_of(field: Field) -> str:
+    """The help text with bounds and default, which the value hides once it is another one."""
+    default = "" if field.inherits or field.kind not in ("number", "choice") else to_control(field, UNSET)
+    facts = "; ".join(filter(None, [field.bounds, f"default {default}" if default != "" else ""]))
+    return f"{field.help} ({facts})" if facts else field.help
 
 
 def _choices(field: Field, suggestions: Sequence[str]) -> list[tuple[str, str]]:

@@ -30,6 +30,7 @@ LABELS = {
     "noise.pyramid.iterations": "Pyramid Noise Levels",
     "noise.pyramid.discount": "Pyramid Noise Discount",
     "noise.assignment": "Assignment",
+    "noise.matched.k": "Imitated candidates (k)",
     "timesteps.distribution": "Timestep Distribution",
     "timesteps.min": "Min Noising Strength (timestep)",
     "timesteps.max": "Max Noising Strength (timestep)",

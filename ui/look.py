@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def look(config: Path, out: Path) -> None:
     """Raises UserError as `check` does."""
     asked = config_io.read(config)
     scan = importlib.import_module("trainer.data.scan").scan
-    reports = importlib.import_module("trainer.reports.dataset")
+    check = importlib.import_module("trainer.build.check")
     scanned = scan(
         asked.datasets,
         asked.general,
@@ -125,10 +126,19 @@ def look(config: Path, out: Path) -> None:
         keep_going=True,
         on_progress=_tell("reading"),
     )
-    found = reports.examine(
-        scanned, seed=asked.run.seed, steps=asked.training.steps, on_progress=_tell("looking at")
-    )  # fmt: skip
-    content = Look(report=reports.to_json(found), pictures=pictures(found))
+    split = check.split_of(asked, scanned, scanned.rendering.cell)
+    pace = check.pace_of(asked, check.Plan(split.training, asked.run.seed), 1)
+    cutter, uncounted = check.token_counter(asked)
+    notes = (*split.training.notes, *check.held_out_lines(asked, split), *uncounted)
+    found = importlib.import_module("trainer.reports.dataset").examine(
+        replace(split.training, notes=notes),
+        seed=asked.run.seed,
+        steps=pace.steps,
+        batches_per_step=pace.accumulation,
+        cutter=cutter,
+        on_progress=_tell("looking at"),
+    )
+    content = Look(report=importlib.import_module("trainer.reports.dataset").to_json(found), pictures=pictures(found))
     write_text(out, content.model_dump_json())
 
 

@@ -116,6 +116,7 @@
   const questions = {
     "stop-now": "Stop at once? What was trained since the last checkpoint is lost; \u201cStop\u201d saves first.",
     "caption-replace-all": "Change these captions in all files? One step back is possible.",
+    "drop-broken": "Move these files into the folder \u201cremoved\u201d beside the images?",
     "drop-file": "Move this image and its caption into the folder \u201cremoved\u201d beside it?",
   };
 
@@ -141,11 +142,24 @@
     }
   });
 
+  // --- the log shows its end, unless somebody has scrolled up to read ------------------------------------------------
+  let atEnd = true;
+  document.addEventListener("scroll", (event) => {
+    const log = event.target.closest && event.target.closest("#log pre");
+    if (log && log.dataset.placed) atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 30;
+  }, true);
+  function placeLog() {
+    const log = $("#log pre");
+    if (!log || log.dataset.placed || !log.clientHeight) return;
+    if (atEnd) log.scrollTop = log.scrollHeight;
+    log.dataset.placed = "yes";
+  }
+
   let waiting = false;
   new MutationObserver(() => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; mark(); });
+    requestAnimationFrame(() => { waiting = false; mark(); placeLog(); });
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   window.trainerPage = { show, openTabs };

@@ -35,13 +35,13 @@ class QueuePage:
                 gr.HTML("<h2>Queue</h2>")
                 self.start = gr.Button("Start queue", size="sm", elem_id="queue-start", variant="primary")
                 self.pause = gr.Button("Pause queue", size="sm", elem_id="queue-pause")
-                self.clear = gr.Button("Remove finished", size="sm", elem_id="queue-clear")
+                self.clear = gr.Button("Remove finished", size="sm", elem_id="queue-clear", visible=False)
             self.table = gr.HTML(EMPTY, elem_id="queue", js_on_load=ON_LOAD)
         self.seen = gr.State("")
 
     @property
     def views(self) -> list[Any]:
-        return [self.seen, self.table, self.start, self.pause]
+        return [self.seen, self.table, self.start, self.pause, self.clear]
 
     def wire(self, timer: gr.Timer, add: gr.Button, config_of: Any, inputs: list[Any], outputs: list[Any]) -> None:
         """add, config_of, inputs, outputs: the training page's button, what saves the form and tells its file."""
@@ -92,6 +92,7 @@ class QueuePage:
             table_html(queue, going=going),
             gr.update(visible=waits and (queue.paused or not going)),
             gr.update(visible=going and not queue.paused),
+            gr.update(visible=any(item.state not in ("waiting", "running") for item in queue.items)),
         ]
 
 

@@ -148,7 +148,8 @@ def from_defaults(page: Page) -> list[tuple[str, str, str]]:
     found = []
     for key, field in all_fields().items():
         value = from_control(field, page.controls[key])
-        if value is not UNSET and value != field.default:
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        if value is not UNSET and value != default:
             found.append((key, _words(above(field)), _words(page.controls[key])))
     return found
 

@@ -32,6 +32,11 @@ def theme() -> gr.themes.Base:
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
+        # Slate 400, Gradio's choice for light pages, is too pale to read.
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
         block_label_text_weight="500",
         block_title_text_weight="500",
         button_primary_background_fill="*primary_600",

@@ -46,6 +46,7 @@ class Train:
                         self.start = gr.Button("Start training", variant="primary", size="sm", elem_id="start")
                         self.queue = gr.Button("Add to queue", size="sm", elem_id="enqueue")
                         self.check = gr.Button("Check first", size="sm", elem_id="check")
+                        self.preflight = gr.Button("Try one step", size="sm", elem_id="preflight")
                         self.cancel = gr.Button("Cancel check", size="sm", elem_id="cancel-check", visible=False)
                     self.checked = gr.HTML(elem_id="checked")
                 with gr.Column(elem_classes="card"):
@@ -107,10 +108,12 @@ class Train:
         demo.load(lambda: self._show(self._default(), ""), None, self.live, **quiet)
         setup = self.setup
         self.start.click(self._start, setup.inputs, [*setup.everything, *self.live], **quiet)
-        checking = self.check.click(self._check, setup.inputs, [*setup.everything, self.checked, self.cancel], **quiet)
+        shown = [*setup.everything, self.checked, self.cancel]
+        checking = self.check.click(self._check, setup.inputs, shown, **quiet)
+        trying = self.preflight.click(self._preflight, setup.inputs, shown, **quiet)
         self.cancel.click(
             lambda: ("<p class='quiet'>Cancelled.</p>", gr.update(visible=False)), None, [self.checked, self.cancel],
-            cancels=[checking], **quiet,
+            cancels=[checking, trying], **quiet,
         )  # fmt: skip
         for word, button in self.buttons.items():
             if word not in ("resume", "stop now"):
@@ -203,12 +206,19 @@ class Train:
         return told(session.save, self.workspace, page) if session.changed(page) else page
 
     def _check(self, draft: str, *raw: Any) -> Iterator[list[Any]]:
+        yield from self._told("Looking at config, base and images ...", [], draft, raw)
+
+    def _preflight(self, draft: str, *raw: Any) -> Iterator[list[Any]]:
+        yield from self._told("Trying one step with the largest batch ...", ["--preflight"], draft, raw)
+
+    def _told(self, doing: str, options: list[str], draft: str, raw: Any) -> Iterator[list[Any]]:
+        """Shows what `check` prints, as it prints it."""
         page = self.saved(draft, raw)
         shown: list[Any] = self.setup.show_all(page)
         config = str(self.workspace.config(page.draft.file))
-        yield [*shown, "<p class='quiet'>Looking at config, base and images ...</p>", gr.update(visible=True)]
+        yield [*shown, f"<p class='quiet' role='status'>{doing}</p>", gr.update(visible=True)]
         rest: list[Any] = [gr.skip()] * len(shown)
-        for text in processes.stream(processes.command("check", config), self.workspace.root):
+        for text in processes.stream(processes.command("check", config, *options), self.workspace.root):
             yield [*rest, f"<pre class='log' tabindex='0'>{html.escape(text)}</pre>", gr.skip()]
         yield [*rest, gr.skip(), gr.update(visible=False)]
 

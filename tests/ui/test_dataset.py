@@ -184,3 +184,33 @@ def test_captions_that_no_caption_is_are_refused(photos: Path, tmp_path: Path) -
     (photos / "wide.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"wide\.txt"):
         captions.changes([photos / "wide.txt"], str.upper)
+
+
+def test_files_that_break_are_found_and_can_be_moved_away(found: Look, photos: Path) -> None:
+    assert views.broken(found) == [photos / "broken.png"]
+    captions.drop(photos / "broken.png", photos / "broken.txt")
+    assert views.broken(found) == []
+    assert (photos / "removed" / "broken.png").is_file()
+    out = photos.parent / "again.json"
+    look(photos.parent / "run.toml", out)
+    again = read_look(out)
+    assert again is not None
+    assert len(again.pictures) == 3
+    assert not any(problem["stops"] for problem in again.report["problems"])
+
+
+def test_what_does_not_reach_the_model_is_marked(photos: Path) -> None:
+    """With the tokenizer of the demo's base: 77 positions, less begin and end."""
+    demo = Path(__file__).resolve().parents[2] / "demo" / "base"
+    (photos.parent / "run.toml").write_text(CONFIG.replace('base = "base"', f"base = '{demo}'"))
+    (photos / "wide.txt").write_text(", ".join(["one"] * 60) + "\n")
+    out = photos.parent / "look.json"
+    look(photos.parent / "run.toml", out)
+    told = read_look(out)
+    assert told is not None
+    cut = next(p for p in told.pictures if p.file.endswith("wide.png")).captions[0]
+    assert cut.tokens is not None and cut.kept is not None
+    assert cut.tokens > 75
+    assert 0 < cut.kept < len(cut.text)
+    assert f"<s title='cut off: {cut.tokens} tokens'>" in views.caption_html(cut)
+    assert told.report["captions"]["cut_off"] >= 1

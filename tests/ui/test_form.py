@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tests.ui.values import another, schema
 from trainer import config_io
 from trainer.config_io import keys as schema_keys
+from trainer.errors import UserError
 from ui import draft as drafts
 from ui import entries, session
 from ui.draft import value_at, with_noise_tables
 from ui.fields import DATASET, FOLDER, HELD_OUT, Field, all_fields, from_control, noise_headlines, to_control
-from ui.form import Form
+from ui.form import Form, help_of
 
 SMALL = """
 [model]
@@ -200,6 +201,29 @@ def test_adding_and_removing_folders_and_datasets() -> None:
         "held-out",
         "more",
     ]
+
+
+def test_images_are_added_where_there_are_none_yet_or_as_a_further_folder() -> None:
+    one = entries.with_images(page(""), "cats")
+    two = entries.with_images(one, "dogs")
+    assert [s["image_dir"] for s in tomllib.loads(two.text)["datasets"][0]["subsets"]] == ["cats", "dogs"]
+    with pytest.raises(UserError, match="folder"):
+        entries.with_images(two, "")
+
+
+def test_help_tells_bounds_default_and_unit() -> None:
+    assert help_of(all_fields()["training.steps"]).endswith("(at least 1; default 1600)")
+    assert help_of(all_fields()["model.clip_skip"]).endswith("(0 to 32; default 0)")
+    assert "2**63" not in help_of(all_fields()["run.seed"])
+    assert "default auto" in help_of(all_fields()["run.device"])
+    unit = next(f for f in all_fields().values() if f.unit)
+    assert unit.unit in Form({}).put(unit.key).label
+
+
+def test_only_what_differs_from_the_defaults_is_listed() -> None:
+    assert session.from_defaults(page("")) == []
+    listed = session.from_defaults(typed(page(""), "noise.oversampling.k", "64"))
+    assert [key for key, _, _ in listed] == ["noise.oversampling.k"]
 
 
 def test_a_config_grows_from_nothing() -> None:

@@ -32,7 +32,7 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     scanned = scan(config.datasets, config.general, config.data, config_dir=Path.cwd(), keep_going=True)
     split = split_of(config, scanned, scanned.rendering.cell)
     pace = pace_of(config, Plan(split.training, config.run.seed), 1)
-    counts, uncounted = _cutter(config)
+    counts, uncounted = token_counter(config)
     run_dir = run_dir_of(config)
     report = dataset_run.check(
         replace(split.training, notes=(*split.training.notes, *_notes(config, split, pace, uncounted))),
@@ -63,7 +63,7 @@ def _notes(config: BaseConfig, split: Split, pace: Pace, uncounted: list[str]) -
     ]
 
 
-def _cutter(config: BaseConfig) -> tuple[Cutter | None, list[str]]:
+def token_counter(config: BaseConfig) -> tuple[Cutter | None, list[str]]:
     """What counts tokens, or why nothing does."""
     try:
         tokenizer = tokenizer_of(config)
