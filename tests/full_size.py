@@ -82,6 +82,11 @@ TEXTS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def family(version: str) -> Any:
+    """`make`, shared by those who change nothing."""
+    return make(version)
+
+
+def make(version: str) -> Any:
     """ "sd1", "sd2" or "sdxl", its networks on the meta device."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNETS[version])
@@ -100,3 +105,28 @@ def family(version: str) -> Any:
         layout=LAYOUT if version == "sdxl" else LAYOUTS[version],
     )
     return StableDiffusionXL(components) if version == "sdxl" else StableDiffusion(components)
+
+
+def filled(version: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The same on the CPU with random weights, frozen; drawn straight in `dtype`, but for the VAE."""
+    made = make(version)
+    for module in made.parts.values():
+        fill(module, dtype)
+    fill(made.vae, torch.float32)
+    return made
+
+
+def fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights of a size that keeps activations as they are; norms that change nothing."""
+    module.to(dtype).to_empty(device="cpu")
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1:
+                parameter.uniform_(-1, 1, generator=stream).mul_((3 / parameter[0].numel()) ** 0.5)
+            else:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        for name, buffer in module.named_buffers():
+            if name.endswith("position_ids"):
+                buffer.copy_(torch.arange(buffer.shape[-1])[None])
+    module.requires_grad_(False).eval()

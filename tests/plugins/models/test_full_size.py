@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from plugins.models._latent_diffusion import Components, NoiseSchedule
 from plugins.models._modules import freeze
 from plugins.models.sd import LAYOUTS, StableDiffusion
-from tests.full_size import UNETS
+from tests.full_size import UNETS, fill
 from tests.tiny import SCHEDULER, byte_tokenizer, tiny_clip, tiny_vae
 from trainer import lora
 from trainer.batch import Geometry, TextStates
@@ -18,14 +18,7 @@ def real_unet() -> UNet2DConditionModel:
     """860 million weights, drawn straight in bfloat16: 1.7 GB."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNETS["sd1"])
-    unet.to(torch.bfloat16).to_empty(device="cpu")
-    stream = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            if parameter.ndim > 1:
-                parameter.uniform_(-1, 1, generator=stream).mul_((3 / parameter[0].numel()) ** 0.5)
-            else:
-                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    fill(unet, torch.bfloat16)
     return unet
 
 
