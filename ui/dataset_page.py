@@ -36,10 +36,9 @@ class Dataset:
                 gr.HTML("<h2>Images as they will be trained</h2>")
                 self.start = gr.Button("Look at the images", size="sm", variant="primary", elem_id="look")
                 self.cancel = gr.Button("Cancel", size="sm", elem_id="cancel-look", visible=False)
-                self.folder = gr.Dropdown(
-                    [("", ""), *((name, name) for name in self.workspace.folders())], value="", show_label=False,
-                    label="Folder to add", container=False, elem_id="new-folder", allow_custom_value=True,
-                    min_width=220,
+                self.folder = gr.Textbox(
+                    placeholder="Another folder of images", show_label=False, label="Folder to add", container=False,
+                    max_lines=1, elem_id="new-folder", min_width=180,
                 )  # fmt: skip
                 self.add = gr.Button("Add this folder", size="sm", elem_id="add-images")
             self.progress = gr.HTML(elem_id="look-progress")
@@ -52,11 +51,11 @@ class Dataset:
                 with gr.Row(elem_classes="buttons filter-bar"):
                     self.which = gr.Dropdown(
                         [("all images", "")], value="", show_label=False, label="Which images", container=False,
-                        elem_id="dataset-which", allow_custom_value=True, min_width=230,
+                        elem_id="dataset-which", allow_custom_value=True, min_width=200,
                     )  # fmt: skip
                     self.search = gr.Textbox(
-                        placeholder="Find in captions and file names", show_label=False, label="Find in captions",
-                        container=False, max_lines=1, elem_id="dataset-search", min_width=200,
+                        placeholder="Find in captions", show_label=False, label="Find in captions",
+                        container=False, max_lines=1, elem_id="dataset-search", min_width=150,
                     )  # fmt: skip
                     self.back = gr.Button("Previous", size="sm", elem_id="page-back")
                     self.where = gr.HTML(elem_id="page-where")
@@ -150,7 +149,7 @@ class Dataset:
         self.undo.click(self._undo, self.browse, changed, **quiet)
 
     def _add(self, folder: str, draft: str, *raw: Any) -> list[Any]:
-        page = told(entries.with_images, told(session.page_of, draft, raw), plain(folder).strip())
+        page = told(entries.with_images, told(session.page_of, draft, raw), (folder or "").strip())
         return ["", *self.setup.show_all(page)]
 
     def _drop_broken(self, id: str) -> list[Any]:

@@ -90,7 +90,7 @@ def tags_html(tags: Sequence[tuple[str, int]]) -> str:
 def filters(found: Look) -> list[tuple[str, str]]:
     odd = sum(bool(p.problems) for p in found.pictures)
     sizes = dict.fromkeys(p.size_name for p in sorted(found.pictures, key=lambda p: p.bucket))
-    choices = [(f"all images, problems first ({len(found.pictures):,})", "")]
+    choices = [(f"all, problems first ({len(found.pictures):,})", "")]
     return [*choices, *([(f"with problems ({odd:,})", "problems")] if odd else []), *((s, s) for s in sizes)]
 
 

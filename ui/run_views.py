@@ -168,7 +168,7 @@ def pictures_html(media: Media, pictures: Sequence[tuple[Path, str]]) -> str:
     cells = "".join(
         f"<figure><a href='{media.url('image', path)}' target='_blank' rel='noopener'>"
         f"<img src='{media.url('image', path)}' alt='{html.escape(text, quote=True)}' loading='lazy'></a>"
-        f"<figcaption>{html.escape(text)}</figcaption></figure>"
+        f"<figcaption title='{html.escape(text, quote=True)}'>{html.escape(text)}</figcaption></figure>"
         for path, text in pictures
     )
     return f"<div class='pictures'>{cells}</div>"

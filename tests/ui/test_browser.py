@@ -100,6 +100,8 @@ def set_up(page: Page, name: str) -> None:
 def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     page = opens()
     set_up(page, "story")
+    page.locator("#f-model-base input").click()
+    page.get_by_role("option", name="demo/base").click()
     page.locator("#oversampling").get_by_label("128").check()
     type_in(page, "f-training-steps", "4000")
     open_tab(page, "Samples")
