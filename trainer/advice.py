@@ -12,7 +12,7 @@ def memory_advice(config: BaseConfig) -> str:
     training = config.training
     batch = max((d.batch_size for d in [*config.datasets, config.general]), default=1)
     candidates = [
-        (not training.gradient_checkpointing, "training.gradient_checkpointing = true"),
+        (training.gradient_checkpointing not in ("full", "auto"), "training.gradient_checkpointing = true"),
         (training.precision == "fp32", "training.precision = 'bf16'"),
         (batch > 1, "a smaller batch_size (with training.gradient_accumulation raised to match)"),
         (not config.data.cache_latents, "data.cache_latents = true"),

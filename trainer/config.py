@@ -55,6 +55,13 @@ FloatPair = Annotated[tuple[float, float], BeforeValidator(_to_tuple)]
 TagWeight = Annotated[float, Field(ge=0, le=1)]
 
 
+def _level(value: Any) -> Any:
+    return {True: "full", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+Checkpointing = Annotated[Literal["off", "selective", "full", "auto"], BeforeValidator(_level)]
+
+
 def _interval(value: int | str) -> int | str:
     Interval.parse(value)
     return value
@@ -160,7 +167,12 @@ class Training(Section):
     gradient_accumulation: int = key(
         1, "Micro-batches per optimizer step.", ge=1, kohya=("gradient_accumulation_steps",)
     )
-    gradient_checkpointing: bool = key(False, "Compute activations twice to save memory; about a third slower.")
+    gradient_checkpointing: Checkpointing = key(
+        "off",
+        "Compute activations a second time instead of keeping them. full saves most memory, steps take about a third "
+        "longer; selective is about half of both; auto tries them on the GPU and takes the quickest that fits. true is "
+        "full, false is off.",
+    )
     max_grad_norm: float = key(1.0, "Gradients are clipped to this norm; 0 = never.", ge=0, kohya=("clip_grad_norm",))
     max_grad_value: float = key(
         0.0,
@@ -537,6 +549,23 @@ class Validation(Section):
     datasets: list[Dataset] = key([], "Images to measure with, in place of held-out ones; written like [[datasets]].")
 
 
+class Performance(Section):
+    """Levers of speed that change no result but for rounding."""
+
+    compile: bool = key(
+        False,
+        "Compile the UNet's transformer blocks (torch.compile): quicker steps after a minute at the start. Where the "
+        "compiler fails, the run says so and goes on without it.",
+        kohya=("torch_compile",),
+    )
+    channels_last: bool = key(
+        False,
+        "Keep pictures inside the UNet with channels last, which convolutions on newer GPUs like; whether it helps "
+        "depends on the GPU.",
+        kohya=("opt_channels_last",),
+    )
+
+
 class BaseConfig(Section):
     """A whole file. `Config` is this with the settings of the noise plugins that are installed."""
 
@@ -555,6 +584,7 @@ class BaseConfig(Section):
     save: Save = Field(default_factory=Save)
     logging: Logging = Field(default_factory=Logging)
     data: Data = Field(default_factory=Data)
+    performance: Performance = Field(default_factory=Performance)
     general: General = Field(default_factory=General)
     datasets: list[Dataset] = Field(default_factory=list, description="Sets of images with one resolution each.")
 

@@ -101,7 +101,7 @@ def run_metadata(config: BaseConfig, family: Family) -> dict[str, object]:
         "ss_session_id": int.from_bytes(os.urandom(4), "little"),
         "ss_lr_scheduler": c.schedule.name,
         "ss_lr_warmup_steps": c.schedule.warmup,
-        "ss_gradient_checkpointing": c.training.gradient_checkpointing,
+        "ss_gradient_checkpointing": c.training.gradient_checkpointing != "off",
         "ss_mixed_precision": {"fp32": "no"}.get(c.training.precision, c.training.precision),
         "ss_scale_weight_norms": c.lora.max_norm or None,
         "ss_network_dropout": c.lora.dropout or None,

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.batch import Batch
+from trainer.compilation import Compiled
 from trainer.control import Control
 from trainer.ema import Averages
 from trainer.errors import RunError
@@ -108,6 +109,7 @@ class Loop:
     averages: Averages
     update: FiniteUpdate
     limit: NormLimit | None
+    compiled: Compiled | None
     start: Start
     finite: FiniteSteps = field(default_factory=FiniteSteps)
     times: StepTimes = field(default_factory=StepTimes)
@@ -159,13 +161,25 @@ class Loop:
         """
         if self._launched is None:
             self._since = time.monotonic()
-        results = self.gradients(finished)
+        results = self.gradients_or_eager(finished)
         self.settle()
         norm = self._update()
         shrunk = None if self.limit is None else self.limit()
         self.averages.update(finished + 1)
         self._launched = self._launch(finished + 1, results, norm, shrunk)
         self._attempt(finished + 1, [Periodic(lambda _: self.saver.check(), 0)])
+
+    def gradients_or_eager(self, finished: int) -> list[StepResult]:
+        """The same gradients without compiled blocks where the compiler fails, which is told once."""
+        try:
+            return self.gradients(finished)
+        except Exception as error:
+            told = self.compiled.give_up(error) if self.compiled is not None else ""
+            if not told or isinstance(self.update, FusedBackward):  # which may have updated some weights already
+                raise
+            self.emit(Notice(finished, message=told))
+        self.optimizer.zero_grad()
+        return self.gradients(finished)
 
     def gradients(self, finished: int) -> list[StepResult]:
         """Forward and backward of the step after `finished` ones; with its last micro-batch gradients are exchanged."""

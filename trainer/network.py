@@ -19,14 +19,6 @@ class Network(nn.Module):
         self.parts = nn.ModuleDict({name: part for name, part in family.parts.items() if name in names})
         self._family = family
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Activations are computed again in the backward pass, by diffusers' and transformers' own switches."""
-        for part in self.parts.values():
-            for switch in ("enable_gradient_checkpointing", "activation_checkpointing_enable"):
-                if hasattr(part, switch):
-                    getattr(part, switch)()
-                    break
-
     def forward(
         self,
         noisy: Tensor,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.errors import UserError
@@ -46,6 +47,17 @@ def _fused_by_default(kind: type[Any], groups: Sequence[Group], args: Mapping[st
     if kind not in (torch.optim.Adam, torch.optim.AdamW) or {"fused", "foreach", "capturable"} & args.keys():
         return False
     return all(p.device.type in ("cpu", "cuda") for group in groups for p in group.parameters)
+
+
+@torch.no_grad()
+def match_layout(optimizer: Any, like: Mapping[Tensor, Tensor] | None = None) -> None:
+    """Gives the states of a checkpoint, which are stored row by row, the memory layout of their weights, as fused
+    kernels ask for. like: for each parameter the tensor whose layout counts, if not its own."""
+    for parameter, state in optimizer.state.items():
+        model = parameter if like is None else like[parameter]
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == model.shape and value.stride() != model.stride():
+                state[name] = torch.empty_like(model, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def found_step_size(group: Mapping[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from trainer.errors import UserError
 from trainer.finite_update import AtOnce, FiniteUpdate, OnDevice, takes_flag
-from trainer.optimizers import found_step_size
+from trainer.optimizers import found_step_size, match_layout
 from trainer.parameters import Group
 from trainer.randomness import generator
 from trainer.rounding import stochastic_round
@@ -104,6 +104,7 @@ class Piecewise(Optimizer):
         self.steps = state_dict["steps"]
         for piece, state in zip(self.pieces, states, strict=True):
             piece.optimizer.load_state_dict(state)
+            match_layout(piece.optimizer, dict(zip(piece.acting, piece.weights, strict=True)))
 
 
 @dataclass

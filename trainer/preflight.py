@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -12,12 +13,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.atomic import size_text
+from trainer.checkpointing import Level
 from trainer.console import clock
 from trainer.data.plan import Plan
 from trainer.fused_backward import FusedBackward
 from trainer.loop import Loop
 from trainer.piecewise import Piecewise
 from trainer.stream import global_index
+
+ROOM = 0.92  # of the device's memory: other programs, samples and fragments need the rest
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,26 @@ def describe(plan: Plan, index: int) -> str:
     return f"{len(entries)} x {width}x{height}"
 
 
+def quickest(
+    levels: Sequence[Level], use: Callable[[Level], None], attempt: Callable[[], Trial]
+) -> tuple[Level, Trial]:
+    """The first of the levels, which are in the order of their speed, whose trial step fits with some room left; it is
+    in use then. The last one only has to fit. Raises torch.OutOfMemoryError when it does not.
+    """
+    for level in levels:
+        use(level)
+        try:
+            trial = attempt()
+        except torch.OutOfMemoryError:
+            if level == levels[-1]:
+                raise
+            torch.cuda.empty_cache()
+            continue
+        if trial.memory <= ROOM * trial.total or level == levels[-1]:
+            return level, trial
+    raise ValueError("there are no levels")
+
+
 def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     """Takes the step that holds the largest batch; weights, gradients, modes and random streams are as before it.
 
@@ -78,7 +102,7 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     started = time.monotonic()
     try:
         with _directed(loop, optimizer):
-            loop.gradients(index // (loop.pace.accumulation * loop.accelerator.num_processes))
+            loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
         torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
         if optimizer is not None and not isinstance(loop.update, FusedBackward):
             optimizer.step()

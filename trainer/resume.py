@@ -21,6 +21,7 @@ from trainer.checkpoint import State
 from trainer.config import BaseConfig
 from trainer.config_io import to_dict, validate
 from trainer.errors import RunError, UserError
+from trainer.optimizers import match_layout
 from trainer.run_dir import RunDir
 
 # What may differ between a run and its continuation: keys, or tables with all that is in them.
@@ -28,6 +29,7 @@ MAY_CHANGE = (
     "training.steps",
     "training.epochs",
     "training.preflight",
+    "training.gradient_checkpointing",
     "optimizer.lr",
     "optimizer.text_encoder_lr",
     "schedule",
@@ -226,6 +228,7 @@ class Keeper:
         checkpoint.restore_weights(self._weights, state.weights)
         try:
             self._optimizer.load_state_dict(dict(state.optimizer))
+            match_layout(self._optimizer)
         except (ValueError, KeyError) as error:
             raise RunError(f"the checkpoint's optimizer is not the one of this config: {error}") from error
         self._schedule.load_state_dict(dict(state.schedule))

@@ -46,6 +46,9 @@ CASES = {
         "training.method='full'", "training.fused_backward=true", "training.max_grad_norm=0",
         "training.max_grad_value=0.01",
     ),
+    "every second block recomputed, channels last": (
+        "training.method='full'", "training.gradient_checkpointing='selective'", "performance.channels_last=true",
+    ),
     "averages": ("ema={decay=0.9}",),
     "averages now and then": ("ema={decay=0.9,every=2,device='cpu'}",),
     "clipping by value, adapters of limited length": (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
@@ -13,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainer import finite_update, lora, optimizers, parameters, schedules
 from trainer.build.model import learning_steps
+from trainer.checkpointing import set_level
+from trainer.compilation import Compiled
 from trainer.config import BaseConfig
 from trainer.ema import Averages
 from trainer.errors import UserError
@@ -40,6 +43,7 @@ class Learner:
     averages: Averages
     finite: FiniteSteps
     update: FiniteUpdate
+    compiled: Compiled | None
     limit: NormLimit | None  # of the adapters' lengths
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
 
@@ -65,8 +69,11 @@ def learner_of(
     _refuse_processes(config, accelerator)
 
     modules = Network(family, placement.staying)
-    if config.training.gradient_checkpointing:
-        modules.enable_gradient_checkpointing()
+    level = config.training.gradient_checkpointing
+    set_level(family.parts.values(), "off" if level == "auto" else level)
+    if config.performance.channels_last:
+        modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compiled = Compiled(family.parts.values()) if config.performance.compile else None
     network, optimizer = accelerator.prepare(modules, make())
     schedule = schedules.build(
         optimizer,
@@ -85,6 +92,7 @@ def learner_of(
         averages=averages,
         finite=FiniteSteps(),
         update=_update_of(config, accelerator, optimizer),
+        compiled=compiled,
         limit=_norm_limit(config, family),
         spare_optimizer=make,
     )

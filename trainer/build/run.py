@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from trainer.build.model import (
 )
 from trainer.build.noise import noise_chain, timesteps_of
 from trainer.build.pace import pace_of
+from trainer.checkpointing import LEVELS, set_level
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
 from trainer.console import Console
@@ -42,7 +44,7 @@ from trainer.holder import holder_of, in_use
 from trainer.loop import Loop, Pace, Periodic
 from trainer.losses import Loss
 from trainer.placement import Placement
-from trainer.preflight import attempt, describe, indices_of, largest
+from trainer.preflight import attempt, describe, indices_of, largest, quickest
 from trainer.protocols import Family
 from trainer.results import DTYPES, AveragedResult
 from trainer.resume import Keeper, may_start
@@ -204,6 +206,7 @@ def training(
         averages=learner.averages,
         update=learner.update,
         limit=learner.limit,
+        compiled=learner.compiled,
         start=Start(
             done,
             steps=pace.steps,
@@ -221,9 +224,11 @@ def training(
             f"optimizer.name = {config.optimizer.name!r}: each step waits for the GPU to find its gradients finite; "
             "'adamw' needs no wait."
         )
-    if (config.training.preflight or trial) and done < pace.steps:
+    automatic = config.training.gradient_checkpointing == "auto"
+    if (config.training.preflight or trial or automatic) and done < pace.steps:
         console.interrupt()
-        found.notices.append(tried(found, plan, None if done else learner.spare_optimizer()))
+        spare = None if done else learner.spare_optimizer
+        found.notices += pick(found, plan, spare) if automatic else [tried(found, plan, spare)]
     return found
 
 
@@ -265,11 +270,27 @@ def _refuse_other_base(run_dir: RunDir, made_from: Mapping[str, object]) -> None
         )
 
 
-def tried(found: Training, plan: Plan, optimizer: Optimizer | None) -> str:
-    """What a step with the largest batch took, as a line."""
+def pick(found: Training, plan: Plan, spare: Callable[[], Optimizer] | None) -> list[str]:
+    """Sets the quickest level of gradient checkpointing that fits, and tells which."""
+    loop, parts = found.loop, found.family.parts.values()
+    if loop.accelerator.device.type != "cuda":
+        told = "training.gradient_checkpointing = 'auto' is for a GPU; here it is 'off'"
+        return [told, tried(found, plan, spare)]
+    try:
+        level, trial = quickest(
+            LEVELS, partial(set_level, parts), lambda: attempt(loop, plan, None if spare is None else spare())
+        )
+    except torch.OutOfMemoryError as error:
+        raise memory_ran_out(loop.start.device, found.advice, describe(plan, largest(plan))) from error
+    told = f"training.gradient_checkpointing = 'auto' took {level!r}"
+    return [told, trial.line(loop.pace.steps - loop.start.step)]
+
+
+def tried(found: Training, plan: Plan, spare: Callable[[], Optimizer] | None) -> str:
+    """What a step with the largest batch took, as a line. spare: makes an optimizer of its own for it."""
     loop = found.loop
     try:
-        trial = attempt(loop, plan, optimizer)
+        trial = attempt(loop, plan, None if spare is None else spare())
     except torch.OutOfMemoryError as error:
         raise memory_ran_out(loop.start.device, found.advice, describe(plan, largest(plan))) from error
     return trial.line(loop.pace.steps - loop.start.step)
