@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SHAPES = 256  # recompilations that are allowed: torch's own limit of 8 is hit by buckets and ranks
+SAMPLE = 2**24  # numbers of gradients that are compared
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "triton")
 
 
@@ -19,7 +21,10 @@ class Compiled:
     bucket it meets first.
     """
 
-    def __init__(self, parts: Iterable[nn.Module], backend: str = "inductor") -> None:
+    def __init__(self, parts: Iterable[nn.Module], *, exact: bool = True) -> None:
+        """exact: the networks calculate in float32, so that rounding explains little."""
+        self._compared: set[Hashable] = set()
+        self._tolerance = 0.01 if exact else 0.05
         self.blocks = [block for part in parts for block in repeated_blocks(part)]
         if not self.blocks:
             return
@@ -28,17 +33,61 @@ class Compiled:
 
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
         for block in self.blocks:
-            block.compile(backend=backend, dynamic=True)
+            block.compile(dynamic=True)
+
+    def is_new(self, shapes: Hashable) -> bool:
+        """Whether the gradients of such sizes are still to be compared with eager ones: compilers have bugs that
+        show at some sizes only, and a wrong gradient tells nobody."""
+        new = bool(self.blocks) and shapes not in self._compared
+        self._compared.add(shapes)
+        return new
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, all blocks are eager."""
+        calls = [block._compiled_call_impl for block in self.blocks]
+        try:
+            for block in self.blocks:
+                block._compiled_call_impl = None
+            yield
+        finally:
+            for block, call in zip(self.blocks, calls, strict=True):
+                block._compiled_call_impl = call
+
+    def doubt(self, found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> str:
+        """Makes all blocks eager again and says why, if compiled gradients are not the eager ones up to rounding."""
+        apart = difference(found, expected)
+        if apart <= self._tolerance:
+            return ""
+        return self._stop(f"its gradients were {apart:.1%} off the eager ones at {what}")
 
     def give_up(self, error: BaseException) -> str:
         """Makes all blocks eager again and says why, if the compiler failed; an empty text for any other error."""
         reason = compilers_reason(error)
         if not reason or not self.blocks:
             return ""
+        return self._stop(reason)
+
+    def _stop(self, reason: str) -> str:
         for block in self.blocks:
             block._compiled_call_impl = None
         self.blocks = []
         return f"performance.compile: the compiler failed, so the run goes on without it ({reason})"
+
+
+def sample_of(weights: Iterable[nn.Parameter]) -> list[Tensor]:
+    """A copy of the first gradients, as many as are no burden."""
+    sample: list[Tensor] = []
+    for weight in weights:
+        if weight.grad is not None and sum(t.numel() for t in sample) < SAMPLE:
+            sample.append(weight.grad.detach().flatten()[:SAMPLE].float())
+    return sample
+
+
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The length of the difference as a share of the length of what was expected."""
+    apart = torch.stack([(a - b).norm() for a, b in zip(found, expected, strict=True)]).norm()
+    return float(apart / torch.stack([b.norm() for b in expected]).norm().clamp(min=1e-30))
 
 
 def repeated_blocks(part: nn.Module) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.batch import Batch
-from trainer.compilation import Compiled
+from trainer.compilation import Compiled, sample_of
 from trainer.control import Control
 from trainer.ema import Averages
 from trainer.errors import RunError
@@ -170,16 +170,35 @@ class Loop:
         self._attempt(finished + 1, [Periodic(lambda _: self.saver.check(), 0)])
 
     def gradients_or_eager(self, finished: int) -> list[StepResult]:
-        """The same gradients without compiled blocks where the compiler fails, which is told once."""
-        try:
+        """The gradients; without compiled blocks where the compiler fails or errs, which is told once."""
+        if self.compiled is None:
             return self.gradients(finished)
+        try:
+            results = self.gradients(finished)
+            told = self._doubt(finished, self.compiled)
         except Exception as error:
-            told = self.compiled.give_up(error) if self.compiled is not None else ""
+            told = self.compiled.give_up(error)
             if not told or isinstance(self.update, FusedBackward):  # which may have updated some weights already
                 raise
-            self.emit(Notice(finished, message=told))
+        if not told:
+            return results
+        self.emit(Notice(finished, message=told))
         self.optimizer.zero_grad()
         return self.gradients(finished)
+
+    def _doubt(self, finished: int, compiled: Compiled) -> str:
+        """Compares the gradients with eager ones when a size is met for the first time, and leaves them as they are."""
+        if isinstance(self.update, FusedBackward) or not compiled.is_new(tuple(self._sizes)):
+            return ""
+        found = sample_of(self._parameters())
+        self.optimizer.zero_grad()
+        with compiled.paused():
+            self.gradients(finished)
+        told = compiled.doubt(found, sample_of(self._parameters()), f"a batch of {self._sizes[0]}")
+        if not told:
+            self.optimizer.zero_grad()
+            self.gradients(finished)
+        return told
 
     def gradients(self, finished: int) -> list[StepResult]:
         """Forward and backward of the step after `finished` ones; with its last micro-batch gradients are exchanged."""
@@ -187,10 +206,12 @@ class Loop:
         results = []
         self._names: list[str] = []
         self._batch_cells = 0
+        self._sizes: list[str] = []
         for micro in range(self.pace.accumulation):
             index = global_index(finished, micro, self.pace.accumulation, rank, ranks)
             batch = self.batch(index).to(self.accelerator.device)
             self._names += batch.names
+            self._sizes += ["x".join(map(str, t.shape)) for t in (batch.latents, batch.pixels) if t is not None]
             self._batch_cells += sum(t.numel() for t in (batch.latents, batch.pixels) if t is not None)
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
             streams.seed_networks()

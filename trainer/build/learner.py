@@ -73,7 +73,11 @@ def learner_of(
     set_level(family.parts.values(), "off" if level == "auto" else level)
     if config.performance.channels_last:
         modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    compiled = Compiled(family.parts.values()) if config.performance.compile else None
+    compiled = (
+        Compiled(family.parts.values(), exact=config.training.precision == "fp32")
+        if config.performance.compile
+        else None
+    )
     network, optimizer = accelerator.prepare(modules, make())
     schedule = schedules.build(
         optimizer,
