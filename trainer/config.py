@@ -555,7 +555,7 @@ class Performance(Section):
     compile: bool = key(
         False,
         "Compile the UNet's transformer blocks (torch.compile): quicker steps after a minute at the start. Each size "
-        "of batch is compared with eager gradients once; where the compiler fails, the run says so and goes on without.",
+        "of batch is compared with eager gradients once; where the compiler fails, the run says so and does without.",
         kohya=("torch_compile",),
     )
     channels_last: bool = key(

@@ -115,6 +115,7 @@ class Loop:
     times: StepTimes = field(default_factory=StepTimes)
     patience: float = 3600.0  # seconds of attempts to write the end of a run before it is given up
     _launched: Launched | None = None
+    _untold: list[str] = field(default_factory=list)
     _since: float = 0.0  # when the step that is measured began
     _spent: float = 0.0  # seconds in steps since the last log
     _cells: int = 0  # latent values, or pixels, in them
@@ -162,6 +163,8 @@ class Loop:
         if self._launched is None:
             self._since = time.monotonic()
         results = self.gradients_or_eager(finished)
+        while self._untold:
+            self.emit(Notice(finished, message=self._untold.pop(0)))
         self.settle()
         norm = self._update()
         shrunk = None if self.limit is None else self.limit()
@@ -182,7 +185,7 @@ class Loop:
                 raise
         if not told:
             return results
-        self.emit(Notice(finished, message=told))
+        self._untold.append(told)  # a trial step has no log to write to yet
         self.optimizer.zero_grad()
         return self.gradients(finished)
 
