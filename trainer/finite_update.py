@@ -56,7 +56,9 @@ def choose(optimizer: Optimizer, *, scaled: bool, small: bool, device: torch.dev
 def takes_flag(optimizer: Any) -> bool:
     """Whether the optimizer's kernels skip a step by themselves. Fused SGD would begin with a momentum of garbage if
     its first step were skipped."""
-    return isinstance(optimizer, (Adam, AdamW)) and all(group.get("fused") for group in optimizer.param_groups)
+    return isinstance(optimizer, (Adam, AdamW)) and all(
+        group.get("fused") and group["params"][0].device.type in ("cpu", "cuda") for group in optimizer.param_groups
+    )
 
 
 @dataclass

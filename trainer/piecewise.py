@@ -103,6 +103,9 @@ class Piecewise(Optimizer):
             raise ValueError(f"it holds {len(states)} pieces of weights, not {len(self.pieces)}")
         self.steps = state_dict["steps"]
         for piece, state in zip(self.pieces, states, strict=True):
+            if piece.rounds:
+                for weight, acting in zip(piece.weights, piece.acting, strict=True):
+                    acting.data = torch.empty(0, device=weight.device)  # where its state is to go
             piece.optimizer.load_state_dict(state)
             match_layout(piece.optimizer, dict(zip(piece.acting, piece.weights, strict=True)))
 

@@ -234,3 +234,22 @@ def test_a_state_of_other_pieces_is_refused() -> None:
     network = model()
     with pytest.raises(ValueError, match="pieces"):
         pieces("adamw", network, 1).load_state_dict(pieces("adamw", network, 2**25).state_dict())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "adamw8bit"])
+def test_on_a_gpu_a_state_goes_where_its_weights_are(name: str) -> None:
+    """Optimizers are made before the weights move."""
+    networks = [model(torch.bfloat16) for _ in range(2)]
+    made = [pieces(name, network, 1) for network in networks]
+    x = torch.randn(8, 16, device="cuda", dtype=torch.bfloat16)
+    for network, optimizer in zip(networks, made, strict=True):
+        network.cuda()
+        if network is networks[1]:
+            optimizer.load_state_dict(_copy(made[0].state_dict()))
+        for _ in range(3):
+            network(x).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(p.dtype == torch.bfloat16 and p.is_cuda for network in networks for p in network.parameters())
