@@ -262,6 +262,7 @@ class Schedule(Section):
         "inverse_sqrt",
         "rex",
         "warmup_stable_decay",
+        "piecewise_constant",
     ] = key(
         "constant", "How the learning rate moves after the warm-up.", kohya=("lr_scheduler", "learning_rate_scheduler")
     )
@@ -278,6 +279,12 @@ class Schedule(Section):
     power: float = key(1, "polynomial: the exponent.", gt=0, kohya=("lr_scheduler_power",))
     minimum: float = key(
         0.0, "Share of the learning rate that is never undercut.", ge=0, le=1, kohya=("lr_scheduler_min_lr_ratio",)
+    )
+    pieces: list[FloatPair] = key(
+        [],
+        "piecewise_constant: until which share of the run each factor of the learning rate holds, e.g. "
+        "[[0.5, 1.0], [1.0, 0.1]].",
+        kohya=("step_rules",),
     )
     decay: float = key(
         0.2, "warmup_stable_decay: share of the run in which it falls.", gt=0, le=1, kohya=("lr_decay_steps",)

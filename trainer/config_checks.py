@@ -83,6 +83,13 @@ def _plugins(config: BaseConfig) -> Iterator[str]:
 
 
 def _ranges(config: BaseConfig) -> Iterator[str]:
+    ends = [until for until, _ in config.schedule.pieces]
+    if (config.schedule.name == "piecewise_constant") != bool(ends):
+        yield "schedule.pieces: give [until, factor] pairs exactly when schedule.name = 'piecewise_constant'."
+    if ends != sorted(set(ends)) or any(not 0 < until <= 1 for until in ends):
+        yield f"schedule.pieces: found ends at {ends}, expected rising shares of the run, above 0 and at most 1."
+    if any(factor < 0 for _, factor in config.schedule.pieces):
+        yield "schedule.pieces: factors must be at least 0."
     t = config.timesteps
     if (t.distribution == "weights") != any(t.weights):
         yield "timesteps.weights: give weights above 0 exactly when timesteps.distribution = 'weights'."

@@ -22,6 +22,7 @@ class Shape:
     cycles: float = 1
     power: float = 1
     minimum: float = 0  # share of the learning rate that is never undercut
+    pieces: Sequence[tuple[float, float]] = ()  # piecewise_constant: until which share of the run, factor
     decay: float = 0.2  # warmup_stable_decay: share of the run, at its end, in which it falls
 
     def warmup_steps(self, total: int) -> int:
@@ -70,9 +71,23 @@ def warmup_stable_decay(share: float, shape: Shape) -> float:
     return min(1.0, (1 - share) / shape.decay)
 
 
+def piecewise_constant(share: float, shape: Shape) -> float:
+    """The factor of the first piece that has not ended, the last one's to the end."""
+    return next((factor for until, factor in shape.pieces if share < until), shape.pieces[-1][1])
+
+
 SCHEDULES: dict[str, Callable[[float, Shape], float]] = {
     function.__name__: function
-    for function in (constant, linear, cosine, cosine_with_restarts, polynomial, rex, warmup_stable_decay)
+    for function in (
+        constant,
+        linear,
+        cosine,
+        cosine_with_restarts,
+        polynomial,
+        rex,
+        warmup_stable_decay,
+        piecewise_constant,
+    )
 }
 
 

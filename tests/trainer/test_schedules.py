@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 
 from trainer import schedules
 from trainer.schedules import SCHEDULES, Shape
 
 TOTAL = 40
+PIECES = ((0.5, 1.0), (0.75, 0.1), (1.0, 0.5))
 
 
 def optimizer(groups: int = 1) -> torch.optim.Optimizer:
@@ -24,12 +25,13 @@ def optimizer(groups: int = 1) -> torch.optim.Optimizer:
         ("cosine", 1, {}),
         ("cosine_with_restarts", 3, {"num_cycles": 3}),
         ("polynomial", 1, {"power": 2.0}),
+        ("piecewise_constant", 1, {"step_rules": "1:20,0.1:30,0.5"}),
     ],
 )
 def test_equal_to_diffusers_without_warm_up(name: str, cycles: int, reference: dict[str, float]) -> None:
     theirs = optimizer()
     found = get_scheduler(name, theirs, num_warmup_steps=0, num_training_steps=TOTAL, **reference)  # type: ignore[arg-type]
-    shape = Shape(name, cycles=cycles, power=2.0)
+    shape = Shape(name, cycles=cycles, power=2.0, pieces=PIECES)
     for step in range(TOTAL):
         # diffusers ends its polynomial at a rate of 1e-4 instead of 0
         assert shape.factor(step, TOTAL) == pytest.approx(theirs.param_groups[0]["lr"], abs=1.1e-4), step
@@ -56,7 +58,7 @@ def test_inverse_sqrt_by_hand() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_minimum_is_never_undercut(name: str) -> None:
-    factors = [Shape(name, minimum=0.1).factor(s, TOTAL) for s in range(TOTAL + 5)]
+    factors = [Shape(name, minimum=0.1, pieces=PIECES).factor(s, TOTAL) for s in range(TOTAL + 5)]
     assert min(factors) >= 0.1
     assert max(factors) <= 1
 
@@ -70,3 +72,9 @@ def test_a_group_stops_alone() -> None:
         both.step()
         found.step()
     assert seen == [[1, 1]] * 3 + [[1, 0]] * 2
+
+
+def test_diffusers_has_no_schedule_that_is_missing_here() -> None:
+    """constant_with_warmup is constant with a warm-up."""
+    theirs = {kind.value for kind in SchedulerType} - {"constant_with_warmup"}
+    assert theirs <= SCHEDULES.keys() | {"inverse_sqrt"}

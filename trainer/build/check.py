@@ -18,9 +18,12 @@ from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
 from trainer.loop import Pace
-from trainer.reports import dataset_run, noise_warning
+from trainer.parameters import ALWAYS, Group, Window
+from trainer.reports import dataset_run, noise_warning, rates
 from trainer.reports.cutoff import Cutter, cutter, limit_of
 from trainer.reports.dataset import to_json
+from trainer.reports.rates import Rate
+from trainer.schedules import Shape
 
 
 def check(config: BaseConfig, console: Console) -> dict[str, Any]:
@@ -45,7 +48,33 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
         cutter=counts,
         estimate=["Memory and seconds of a step on this machine: python -m trainer check --preflight"],
     )
-    return to_json(report)
+    told = rates_of(config, pace.steps)
+    for what, rate in told.items():
+        name = "learning rate" if len(told) == 1 else f"learning rate of {what}"
+        console.say(rates.line(name, rate, pace.steps))
+    rates.write(told, pace.steps, run_dir.name, run_dir.path / "schedule.html")
+    return to_json(report) | {
+        "learning_rates": {what: [rate(step) for step in range(pace.steps)] for what, rate in told.items()}
+    }
+
+
+def rates_of(config: BaseConfig, steps: int) -> dict[str, Rate]:
+    """How the learning rates will move, by what they are of, as far as the config alone tells."""
+    shape, optimizer, training = Shape(**config.schedule.model_dump()), config.optimizer, config.training
+    rate, other = optimizer.lr, optimizer.text_encoder_lr or optimizer.lr
+
+    def of(rate: float, window: Window = ALWAYS) -> Rate:
+        during = Group("", "", rate, [], window).steps(steps)
+        return lambda step: rate * shape.factor(step, steps) if step in during else 0.0
+
+    found: dict[str, Rate] = {}
+    if training.text_encoder:
+        found["text encoder"] = of(other, (0, training.text_encoder_until))
+    for block in dict.fromkeys([*optimizer.rates, *optimizer.windows]):
+        found[block] = of(optimizer.rates.get(block, rate), optimizer.windows.get(block, ALWAYS))
+    if training.unet:
+        found["others" if found else "all"] = of(rate)
+    return found
 
 
 def _notes(config: BaseConfig, split: Split, pace: Pace, uncounted: list[str]) -> list[str]:
