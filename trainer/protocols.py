@@ -130,7 +130,8 @@ class Family(Protocol):
         max_tokens: int = 75,
         weighted_captions: bool = False,
     ) -> Family:
-        """Loads the base on the CPU in float32, everything frozen and in eval mode. Raises UserError."""
+        """Loads the base on the CPU in float32, everything frozen and in eval mode; for the init "outline" it reads no
+        weights, and all networks are on the meta device. Raises UserError."""
         ...
 
     def use_zero_terminal_snr(self, on: bool) -> None:

@@ -24,7 +24,7 @@ def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: 
     """
     kind = CLIPTextModelWithProjection if projection else CLIPTextModel
     text = _modules.build(lambda: kind(CLIPTextConfig(**config)), where, empty=state is not None)
-    if state is not None:
+    if state is not None and state is not _modules.NO_WEIGHTS:
         flat = flat_names(state)
         _modules.fill(text, prefixed_names(flat) if projection else flat, where)
         number_positions(text)

@@ -249,7 +249,7 @@ class LatentDiffusion:
         return {name: tensor.to(dtype) for name, tensor in live.items()}
 
     @staticmethod
-    def _read_anew(source: Source, part: str) -> dict[str, Tensor]:
+    def _read_anew(source: Source, part: str) -> Mapping[str, Tensor]:
         try:
             weights = source.weights(part)
         except UserError:  # the base was moved since: what is in memory is all there is

@@ -8,18 +8,27 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import Tensor
 
 from plugins.models import _clip, _tokenizer, _unet, _vae
 from plugins.models._diffusers_folder import DiffusersFolder, find
 from plugins.models._identify import identify
-from plugins.models._modules import Network
+from plugins.models._modules import NO_WEIGHTS, Network
 from plugins.models._single_file import Layout, SingleFile
 from plugins.models._source import Source
 from trainer.errors import UserError
 
+OUTLINE = "outline"  # of a base: its networks on the meta device, without weights
 
-def open_base(base: str, layouts: Mapping[str, Layout]) -> Source:
-    """The base as a source of configs and weights. Raises UserError when it is none of the family's `layouts`."""
+
+def open_base(base: str, layouts: Mapping[str, Layout], init: str = "") -> Source:
+    """The base as a source of configs and weights (none for the init "outline"). Raises UserError when it is none of
+    the family's `layouts`."""
+    source = _open(base, layouts)
+    return WithoutWeights(source) if init == OUTLINE else source
+
+
+def _open(base: str, layouts: Mapping[str, Layout]) -> Source:
     path = Path(base)
     if path.is_file():
         identity = identify(base)
@@ -55,6 +64,8 @@ def unet(source: Source, text_width: int, *, fresh: bool) -> Network:
 def vae(source: Source, other: str, layout: Layout) -> tuple[Network, Source]:
     """The VAE and where it is from: the base's, or the file or folder that `other` (model.vae) names."""
     origin = source if not other else vae_source(other, layout)
+    if isinstance(source, WithoutWeights):
+        origin = WithoutWeights(origin)
     if not origin.has("vae"):
         raise UserError(f"{origin.path}: holds no VAE; set model.vae to a VAE's file or diffusers folder")
     return _vae.build(origin.config("vae"), origin.weights("vae"), origin.where("vae")), origin
@@ -78,6 +89,19 @@ def tokenizer(source: Source, part: str, asked: str, encoder: Network, *, zero_p
     found = _tokenizer.find(asked, part, source.tokenizer(part), zero_padding=zero_padding)
     _tokenizer.check(found, encoder.config.vocab_size, asked or str(source.tokenizer(part)))
     return found
+
+
+class WithoutWeights:
+    """A source that keeps its weights to itself."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.path = source.path
+        self.has, self.where, self.config = source.has, source.where, source.config
+        self.tokenizer = source.tokenizer
+
+    def weights(self, part: str) -> Mapping[str, Tensor]:
+        return NO_WEIGHTS
 
 
 class _VaeFile(SingleFile):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from trainer.errors import UserError
 Module = TypeVar("Module", bound=nn.Module)
 Network: TypeAlias = Any  # a live module of diffusers or transformers, whose annotations know neither config nor dtype
 
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})  # given for weights, it leaves a network on the meta device
 ADAPTER_PREFIXES = ("lora_", "hada_", "lokr_")  # of the names that peft gives to adapters inside a layer
 _BAD_CONFIG = (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)
 
@@ -29,8 +31,11 @@ def build(make: Callable[[], Any], where: str, *, empty: bool) -> Any:
 def fill(module: Module, state: Mapping[str, Tensor], where: str) -> Module:
     """Gives a module on the meta device its weights, as float32 tensors of its own.
 
-    Raises UserError when a weight is missing, left over or of another shape, or holds no numbers.
+    With `NO_WEIGHTS` it stays as it is. Raises UserError when a weight is missing, left over or of another shape, or
+    holds no numbers.
     """
+    if state is NO_WEIGHTS:
+        return module
     expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())

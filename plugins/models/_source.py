@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ class Source(Protocol):
         """The part's diffusers or transformers config. Raises UserError."""
         ...
 
-    def weights(self, part: str) -> dict[str, Tensor]:
+    def weights(self, part: str) -> Mapping[str, Tensor]:
         """The part's weights under diffusers' or transformers' names, in the files' precision. Raises UserError."""
         ...
 

@@ -22,8 +22,10 @@ def build(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) ->
     return _modules.freeze(_modules.fill(vae, modern_names(state), where))
 
 
-def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def modern_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Today's names for weights saved by any version of diffusers."""
+    if state is _modules.NO_WEIGHTS:
+        return state
 
     def rename(name: str) -> str:
         head, _, leaf = name.rpartition(".")

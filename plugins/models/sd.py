@@ -98,9 +98,10 @@ class StableDiffusion(LatentDiffusion):
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
         init "random" takes only the architecture: UNet and text encoder start anew from torch's random state, while the
-        VAE, the tokenizer and the noise schedule are the base's.
+        VAE, the tokenizer and the noise schedule are the base's. init "outline" reads no weights: all networks are on
+        the meta device.
         """
-        source = _loading.open_base(base, LAYOUTS)
+        source = _loading.open_base(base, LAYOUTS, init)
         fresh = init == "random"
         encoder = _loading.text_encoder(source, "text_encoder", projection=False, fresh=fresh)
         unet = _loading.unet(source, encoder.config.hidden_size, fresh=fresh)
@@ -108,6 +109,8 @@ class StableDiffusion(LatentDiffusion):
         layout = LAYOUTS["sd2" if second else "sd1"]
         autoencoder, vae_source = _loading.vae(source, vae, layout)
         words = _loading.tokenizer(source, "tokenizer", tokenizer, encoder, zero_padding=second)
+        if init == _loading.OUTLINE and prediction == "auto":
+            prediction = cls.predicts(base) or "epsilon"  # the UNet cannot be asked
         schedule, notes = _schedule(source.config("scheduler"), prediction, unet, source.where("scheduler"))
         components = Components(
             unet=unet,

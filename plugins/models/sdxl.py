@@ -76,10 +76,10 @@ class StableDiffusionXL(LatentDiffusion):
         """Loads a base on the CPU in float32, everything frozen and in eval mode. Raises UserError.
 
         init "random" takes only the architecture: UNet and text encoders start anew from torch's random state, while
-        the VAE, the tokenizers and the noise schedule are the base's. clip_skip has no effect: SDXL always uses the
-        last but one layers.
+        the VAE, the tokenizers and the noise schedule are the base's. init "outline" reads no weights: all networks are
+        on the meta device. clip_skip has no effect: SDXL always uses the last but one layers.
         """
-        source = _loading.open_base(base, cls.layouts)
+        source = _loading.open_base(base, cls.layouts, init)
         fresh = init == "random"
         encoders = {
             part: _loading.text_encoder(source, part, projection=part == "text_encoder_2", fresh=fresh)

@@ -151,6 +151,17 @@ def test_random_weights_follow_torchs_seed_and_keep_vae_and_schedule(loaded: tup
     assert torch.equal(one.alphas_cumprod, family.alphas_cumprod)
 
 
+def test_an_outline_has_every_weights_name_and_shape_and_no_weights(loaded: tuple[Any, Path]) -> None:
+    family, folder = loaded
+    outline = type(family).load(str(folder), init="outline")
+    for name, whole in {**family.parts, "vae": family.vae}.items():
+        part = outline.vae if name == "vae" else outline.parts[name]
+        assert all(p.is_meta and not p.requires_grad for p in part.parameters())
+        shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (part, whole)]
+        assert shapes[0] == shapes[1]
+    assert outline.prediction == family.prediction
+
+
 def test_a_saved_folder_gives_the_same_model_everywhere(loaded: tuple[Any, Path], tmp_path: Path) -> None:
     family, _ = loaded
     family.save(tmp_path / "saved", torch.float32)
