@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import full_size
 from tests.benchmarks import cases
-from tests.benchmarks.estimate import Estimate, estimate
 from trainer import config_io
+from trainer.build.estimate import Estimate, estimate
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
 
@@ -28,7 +29,7 @@ def estimated(config: BaseConfig) -> Estimate:
     key = repr((config.model.base, config.training, lora, config.optimizer.name, config.ema, samples, dataset))
     key = re.sub(r"steps=\d+", "", key)
     if key not in KNOWN:
-        KNOWN[key] = estimate(config, cases.version_of(config))
+        KNOWN[key] = estimate(config, full_size.make(cases.version_of(config)))
     return KNOWN[key]
 
 

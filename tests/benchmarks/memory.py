@@ -2,7 +2,7 @@
 
     python tests/benchmarks/memory.py [--json FILE] [CONFIG ...]
 
-The estimate runs the real networks on torch's meta device and counts the bytes of every tensor (estimate.py). A
+The estimate is the one of `check`: it runs the real networks on the meta device and counts the bytes of every tensor. A
 measurement trains three steps over a base with random weights and asks CUDA for the peak.
 """
 
@@ -22,9 +22,10 @@ import torch
 from rich.console import Console as Rich
 from rich.table import Table
 
+from tests import full_size
 from tests.benchmarks import cases
-from tests.benchmarks.estimate import RESERVED, estimate
 from trainer import config_io
+from trainer.build.estimate import RESERVED, estimate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS = 3
@@ -53,7 +54,7 @@ def measured(file: Path) -> dict[str, float]:
 
 def row(file: Path) -> dict[str, Any]:
     config = config_io.read(file)
-    found = estimate(config, cases.version_of(config))
+    found = estimate(config, full_size.make(cases.version_of(config)))
     figures: dict[str, Any] = {
         "estimated": {
             "weights": found.weights,

@@ -8,17 +8,20 @@ from typing import Any
 
 from trainer import prompts
 from trainer.build.data import held_out_lines, split_of
-from trainer.build.model import tokenizer_of
+from trainer.build.estimate import Estimate, estimate
+from trainer.build.model import open_family, tokenizer_of
+from trainer.build.needs import estimate_lines
 from trainer.build.pace import pace_of
 from trainer.build.run import run_dir_of
 from trainer.config import BaseConfig
-from trainer.console import Console
+from trainer.console import Console, busy
 from trainer.data.holdout import Split
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
 from trainer.loop import Pace
 from trainer.parameters import ALWAYS, Group, Window
+from trainer.preflight import largest
 from trainer.reports import dataset_run, noise_warning, rates
 from trainer.reports.cutoff import Cutter, cutter, limit_of
 from trainer.reports.dataset import to_json
@@ -36,6 +39,7 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     split = split_of(config, scanned, scanned.rendering.cell)
     pace = pace_of(config, Plan(split.training, config.run.seed), 1)
     counts, uncounted = token_counter(config)
+    needs, unknown = _needs(config, split, console)
     run_dir = run_dir_of(config)
     report = dataset_run.check(
         replace(split.training, notes=(*split.training.notes, *_notes(config, split, pace, uncounted))),
@@ -46,7 +50,8 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
         batches_per_step=pace.accumulation,
         console=console,
         cutter=counts,
-        estimate=["Memory and seconds of a step on this machine: python -m trainer check --preflight"],
+        estimate=estimate_lines(needs, config, pace) if needs else [unknown],
+        needs={"bytes": round(needs.total), "operations_per_step": needs.operations} if needs else None,
     )
     told = rates_of(config, pace.steps)
     for what, rate in told.items():
@@ -75,6 +80,21 @@ def rates_of(config: BaseConfig, steps: int) -> dict[str, Rate]:
     if training.unet:
         found["others" if found else "all"] = of(rate)
     return found
+
+
+def _needs(config: BaseConfig, split: Split, console: Console) -> tuple[Estimate | None, str]:
+    """What the run needs, or why that is not known."""
+    plan = Plan(split.training, config.run.seed)
+    if not plan.batches_per_epoch:
+        return None, "Memory and time are not estimated: there are no images."
+    try:
+        family = open_family(config, outline=True)
+    except UserError as error:
+        return None, f"Memory and time are not estimated: {error.problems[0]}"
+    entries = plan.batch(largest(plan)).entries
+    width, height = split.training.items[entries[0].item].target
+    with busy("estimating memory"):
+        return estimate(config, family, (len(entries), height, width)), ""
 
 
 def _notes(config: BaseConfig, split: Split, pace: Pace, uncounted: list[str]) -> list[str]:

@@ -37,8 +37,8 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
     )
 
 
-def open_family(config: BaseConfig) -> Family:
-    """Loads the base by the family that was asked for, or the one that recognises it."""
+def open_family(config: BaseConfig, *, outline: bool = False) -> Family:
+    """Loads the base by the family that was asked for, or the one that recognises it; an `outline` has no weights."""
     base = config.model.base
     if looks_like_path(base) and not Path(base).exists():
         raise UserError(
@@ -49,7 +49,7 @@ def open_family(config: BaseConfig) -> Family:
         family = _family_class(config).load(
             base,
             prediction=config.model.prediction,
-            init=config.model.init,
+            init="outline" if outline else config.model.init,
             tokenizer=config.model.tokenizer,
             vae=config.model.vae,
             clip_skip=config.model.clip_skip,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,7 @@ class DatasetReport:
     steps_per_epoch: int
     steps: int
     estimate: tuple[str, ...] = field(default=())
+    needs: Mapping[str, float] = field(default_factory=dict)  # the same for machines
 
     @property
     def stops(self) -> bool:
@@ -130,12 +131,14 @@ def examine(
     batches_per_step: int = 1,
     cutter: Cutter | None = None,
     estimate: Sequence[str] = (),
+    needs: Mapping[str, float] | None = None,
     on_progress: Progress | None = None,
 ) -> DatasetReport:
     """Decodes every image once and samples captions.
 
     steps: of the training; batches_per_step: micro-batches times processes; cutter: counts tokens; estimate: lines
-    about memory and time, for the reader; on_progress(done, total) is called after each image.
+    about memory and time, for the reader; needs: the same for machines; on_progress(done, total) is called after each
+    image.
     """
     plan = Plan(dataset, seed)
     found: list[Look] = []
@@ -169,6 +172,7 @@ def examine(
         steps_per_epoch=per_epoch,
         steps=steps,
         estimate=tuple(estimate),
+        needs=dict(needs or {}),
     )
 
 
@@ -298,5 +302,6 @@ def to_json(report: DatasetReport) -> dict[str, Any]:
         "problems": [{"file": p.file, "what": p.what, "stops": p.stops} for p in report.problems],
         "notes": list(report.notes),
         "estimate": list(report.estimate),
+        "needs": dict(report.needs),
         "would_train": not report.stops,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.atomic import write_text
@@ -26,6 +26,7 @@ def check(
     console: Console,
     cutter: Cutter | None = None,
     estimate: Sequence[str] = (),
+    needs: Mapping[str, float] | None = None,
 ) -> DatasetReport:
     """Writes dataset-report.html and dataset-report.json into the run's `folder`, and prints what they say.
 
@@ -39,6 +40,7 @@ def check(
             batches_per_step=batches_per_step,
             cutter=cutter,
             estimate=estimate,
+            needs=needs,
             on_progress=lambda done, _: update(done, ""),
         )
     page, data = folder / "dataset-report.html", folder / "dataset-report.json"

@@ -1,4 +1,4 @@
-"""What the benchmarks count with counts right."""
+"""What the estimate of memory counts with counts right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.benchmarks.live_memory import LiveMemory, peak
+from trainer.live_memory import LiveMemory, peak
 
 MB = 2**20
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from tests import full_size
-from tests.benchmarks.live_memory import peak
 from trainer import optimizers, prompts
 from trainer.batch import Geometry, TextStates
 from trainer.build.model import prepare_parts, resting_parts
 from trainer.config import BaseConfig, DatasetOptions, effective
 from trainer.data.encode import together
+from trainer.live_memory import peak
 from trainer.network import Network
 from trainer.parameters import Group
 from trainer.placement import VAE
@@ -41,6 +42,7 @@ class Estimate:
     step: float  # activations, gradients and whatever else a step holds at its peak
     caching: float  # everything there is while images are encoded
     sampling: float  # everything there is while samples are drawn; 0 = none are
+    operations: float = 0.0  # floating-point, of one micro-batch, forward and backward; 2 for a product and its sum
 
     @property
     def training(self) -> float:
@@ -51,9 +53,11 @@ class Estimate:
         return max(self.training, self.caching, self.sampling) + RESERVED
 
 
-def estimate(config: BaseConfig, version: str) -> Estimate:
-    """version: "sd1", "sd2" or "sdxl"."""
-    family = full_size.make(version)
+def estimate(config: BaseConfig, family: Any, batch: tuple[int, int, int] | None = None) -> Estimate:
+    """family: its networks on the meta device, of no use for anything else afterwards; batch: (B, H, W) in pixels of
+    the largest one, if it is not the one of the config's resolution and batch size."""
+    if config.lora.init_from:  # numbers have no part in this
+        config = config.model_copy(update={"lora": config.lora.model_copy(update={"init_from": ""})})
     dtype, lower = DTYPES[config.training.precision], _autocast(config)
     everything = {**family.parts, VAE: family.vae}
     for module in everything.values():
@@ -70,15 +74,16 @@ def estimate(config: BaseConfig, version: str) -> Estimate:
     if config.training.fused_backward:
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(_free)
-    options = [effective(DatasetOptions, dataset, config.general) for dataset in config.datasets]
+    cell, channels = family.latent_factor, family.vae.config.latent_channels
+    shapes = [(b, channels, h // cell, w // cell) for b, h, w in ([batch] if batch else _batches(config))]
     known = [t for part in everything.values() for t in (*part.parameters(), *part.buffers())]
 
     def step() -> Tensor:
-        shape = max((_latents(o) for o in options), key=lambda s: s[0] * s[2] * s[3])
+        shape = max(shapes, key=_numbers)
         return network(*_inputs(family, shape, live_text=not set(family.text_parts) <= set(resting))).float().mean()
 
     weights = _weights(config, (everything[name] for name in staying))
-    pixels = max((_latents(o)[2:] for o in options), key=lambda s: s[0] * s[1])
+    pixels = max((shape[2:] for shape in shapes), key=lambda s: s[0] * s[1])
     averages = sum(p.numel() * 4.0 for p in trained) if config.ema.decay and config.ema.device != "cpu" else 0.0
     return Estimate(
         weights=weights,
@@ -86,7 +91,22 @@ def estimate(config: BaseConfig, version: str) -> Estimate:
         step=peak(step, known, lower),
         caching=_bytes(family.vae) + _encoding(family, known, pixels) if VAE in resting else 0.0,
         sampling=_sampling(config, family, known, lower, weights, (everything[name] for name in resting)),
+        operations=_operations(config, network, _inputs(family, max(shapes, key=_numbers), live_text=False)),
     )
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)
+
+
+@torch.no_grad()
+def _operations(config: BaseConfig, network: Network, inputs: tuple[Any, ...]) -> float:
+    """A backward pass costs one forward pass for the activations' gradients, another one where weights have gradients
+    of their own, and another one where activations are computed anew."""
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    passes = 2 + (config.training.method == "full") + bool(config.training.gradient_checkpointing)
+    return float(counter.get_total_flops() * passes)
 
 
 def _free(parameter: Tensor) -> None:
@@ -97,21 +117,36 @@ def _autocast(config: BaseConfig) -> torch.dtype | None:
     return None if config.training.precision == "fp32" else DTYPES[config.training.precision]
 
 
-def _latents(options: DatasetOptions) -> tuple[int, int, int, int]:
-    """(B, C, h, w) of the largest batch."""
-    sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
-    return options.batch_size, 4, sides[1] // 8, sides[0] // 8
+def _batches(config: BaseConfig) -> list[tuple[int, int, int]]:
+    """(B, H, W) as the datasets of a config ask."""
+    found = []
+    for dataset in config.datasets:
+        options = effective(DatasetOptions, dataset, config.general)
+        sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
+        found.append((options.batch_size, sides[1], sides[0]))
+    return found
 
 
 def _inputs(family: Any, shape: tuple[int, int, int, int], *, live_text: bool) -> tuple[Any, ...]:
     """The arguments of `Network.forward`."""
     count = shape[0]
-    width = family.unet.config.cross_attention_dim
-    pooled = torch.empty(count, 1280, device=META) if len(family.text_parts) > 1 else None
-    states = None if live_text else TextStates(torch.empty(count, 77, width, device=META), pooled)
+    states = None if live_text else _like(_states(family), count)
     sizes = torch.empty(count, 2, dtype=torch.long, device=META)
     times = torch.empty(count, dtype=torch.long, device=META)
     return torch.empty(shape, device=META), times, states, ["a"] * count, Geometry(sizes, sizes, sizes)
+
+
+@torch.no_grad()
+def _states(family: Any) -> TextStates:
+    """Of one caption."""
+    found: TextStates = family.encode_text(["a"])
+    return found
+
+
+def _like(states: TextStates, count: int) -> TextStates:
+    """Places for the states of so many captions."""
+    pooled = None if states.pooled is None else torch.empty(count, *states.pooled.shape[1:], device=META)
+    return TextStates(torch.empty(count, *states.hidden.shape[1:], device=META), pooled)
 
 
 def _bytes(module: nn.Module) -> float:
@@ -149,7 +184,7 @@ def _state_bytes(config: BaseConfig) -> float:
 @torch.no_grad()
 def _encoding(family: Any, known: list[Tensor], cells: tuple[int, int]) -> float:
     """Beside the VAE, in float32."""
-    height, width = cells[0] * 8, cells[1] * 8
+    height, width = (side * family.latent_factor for side in cells)
     pixels = torch.empty(min(4, together(width, height)), 3, height, width, device=META)
     return peak(lambda: family.vae.encode(pixels), known, None)
 
@@ -167,11 +202,12 @@ def _sampling(
     wanted = prompts.requests(config.samples)
     if not wanted:
         return 0.0
-    cells = (config.samples.height // 8, config.samples.width // 8)
+    channels = family.vae.config.latent_channels
+    cells = (config.samples.height // family.latent_factor, config.samples.width // family.latent_factor)
     pictures = 2 * min(TOGETHER, len(wanted))  # guidance asks twice
-    inputs = _inputs(family, (pictures, 4, *cells), live_text=False)
+    inputs = _inputs(family, (pictures, channels, *cells), live_text=False)
     denoising = peak(lambda: family.predict(inputs[0], inputs[1], inputs[2], inputs[4]), known, lower)
-    latents = torch.empty(1, 4, *cells, device=META)
+    latents = torch.empty(1, channels, *cells, device=META)
     decoding = peak(lambda: family.vae.decode(latents), known, None)
     trained = sum(p.numel() for part in family.parts.values() for p in part.parameters() if p.requires_grad)
     return weights + sum(map(_bytes, resting)) + trained * _state_bytes(config) + max(denoising, decoding)
