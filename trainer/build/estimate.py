@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer import optimizers, prompts
 from trainer.batch import Geometry, TextStates
 from trainer.build.model import prepare_parts, resting_parts
+from trainer.checkpointing import set_level
 from trainer.config import BaseConfig, DatasetOptions, effective
 from trainer.data.encode import together
 from trainer.live_memory import peak
@@ -68,8 +69,8 @@ def estimate(config: BaseConfig, family: Any, batch: tuple[int, int, int] | None
     staying = [name for name in (*family.parts, VAE) if name not in resting]
     network = Network(family, staying)
     network.train()
-    if config.training.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
+    level = config.training.gradient_checkpointing
+    set_level(family.parts.values(), "off" if level == "auto" else level)
     trained = [p for part in family.parts.values() for p in part.parameters() if p.requires_grad]
     if config.training.fused_backward:
         for parameter in trained:
@@ -102,11 +103,11 @@ def _numbers(shape: tuple[int, ...]) -> int:
 @torch.no_grad()
 def _operations(config: BaseConfig, network: Network, inputs: tuple[Any, ...]) -> float:
     """A backward pass costs one forward pass for the activations' gradients, another one where weights have gradients
-    of their own, and another one where activations are computed anew."""
+    of their own, and again what is computed anew."""
     with FlopCounterMode(display=False) as counter:
         network(*inputs)
-    passes = 2 + (config.training.method == "full") + bool(config.training.gradient_checkpointing)
-    return float(counter.get_total_flops() * passes)
+    again = {"selective": 0.5, "full": 1.0}.get(config.training.gradient_checkpointing, 0.0)
+    return float(counter.get_total_flops() * (2 + (config.training.method == "full") + again))
 
 
 def _free(parameter: Tensor) -> None:
