@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -98,10 +99,12 @@ def sample(
 
 def grid(columns: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
     """Pictures side by side, a label above each column. All must have one size in a row."""
-    width = max(p.width for column in columns for p in column)
+    font = ImageFont.load_default(13)
+    widest = math.ceil(max(font.getlength(label) for label in labels)) + 4
+    width = max(widest, *(p.width for column in columns for p in column))
     heights = [max(column[row].height for column in columns) for row in range(len(columns[0]))]
     sheet = Image.new("RGB", (len(columns) * (width + 4), LABEL + sum(h + 4 for h in heights)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(sheet)
     for index, (column, label) in enumerate(zip(columns, labels, strict=True)):
         draw.text((index * (width + 4) + 2, 3), label, fill="black", font=font)
         top = LABEL
