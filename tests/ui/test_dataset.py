@@ -214,3 +214,24 @@ def test_what_does_not_reach_the_model_is_marked(photos: Path) -> None:
     assert 0 < cut.kept < len(cut.text)
     assert f"<s title='cut off: {cut.tokens} tokens'>" in views.caption_html(cut)
     assert told.report["captions"]["cut_off"] >= 1
+
+
+def test_a_page_of_a_large_dataset_touches_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 5_000
+    pictures = [
+        Picture(
+            file=str(tmp_path / f"{i}.png"), caption_file=str(tmp_path / f"{i}.txt"), written=f"cat {i}",
+            original=(64, 64), bucket=(64, 64), crop=(0, 0, 1, 1), times=1, captions=[Caption(text=f"cat {i}")],
+            problems=[], subset="datasets[0].subsets[0]",
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    found = Look(report={}, pictures=pictures)
+    touched: list[Path] = []
+    monkeypatch.setattr(views, "read", lambda file: touched.append(file))
+    page = views.gallery_html(Media(tmp_path), found, views.chosen(found, "", ""), 7, None)
+    wanted = [tmp_path / f"{i}.txt" for i in range(7 * views.PAGE, 8 * views.PAGE)]
+    assert touched == wanted
+    assert page.count("<img") == views.PAGE
+    assert page.count("loading='lazy'") == views.PAGE
+    assert views.chosen(found, "", "cat 4321") == [4321]

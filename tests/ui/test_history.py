@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from tests.ui.large import write_run
 from trainer.run_dir import RunDir
+from ui import run_views
 from ui.history import history
-from ui.plots import Line, chart, smoothed, thinned, ticks
+from ui.plots import MOST_POINTS, MOST_SMOOTHED, Line, chart, smooth_line, smoothed, thinned, ticks
 
 
 def write(run: RunDir, *events: dict[str, object] | str) -> None:
@@ -107,3 +111,27 @@ def test_a_chart_escapes_names_and_draws_what_is_finite() -> None:
     assert "nan" not in picture.lower()
     assert "inf" not in picture.replace("info", "")
     assert "Nothing to show" in chart([], title="x")
+
+
+def test_a_very_long_run_is_drawn_with_few_points_and_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(write_run(tmp_path, "long", 20_000))
+    page = run_views.curves_html(history(run))
+    lines = re.findall(r"points='([^']*)'", page)
+    assert len(lines) > 5
+    assert max(len(points.split()) for points in lines) <= MOST_POINTS + 2
+    x, y = smooth_line(*history(run).curve("loss").arrays())
+    assert len(x) == len(y) <= MOST_SMOOTHED
+    assert x[-1] == 19_998
+    before = history(run).count
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("what was read before is not read again"))
+    assert history(run).count == before == 20_000
+
+
+def test_averages_of_neighbours_pass_over_what_is_not_finite() -> None:
+    y = np.full(3 * MOST_SMOOTHED, 2.0)
+    y[::2] = np.nan
+    x, smooth = smooth_line(np.arange(len(y), dtype=float), y)
+    assert np.allclose(smooth, 2.0)
+    assert len(x) == MOST_SMOOTHED
