@@ -182,6 +182,8 @@ class _Reader:
         content = file.read()
         whole_lines = content[: content.rfind(b"\n") + 1]
         self.offset += len(whole_lines)
+        if not whole_lines:
+            return
         for event in _events(whole_lines.splitlines()):
             self.history.take(event)
 
