@@ -204,6 +204,8 @@ def _pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         return {kind: [_pack(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     raise RunError(f"cannot save {key}: a value of type {type(value).__name__}")
 
 
@@ -218,6 +220,8 @@ def _unpack(packed: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     match kind:
         case "tensor":
             return tensors[value]
+        case "dtype":
+            return getattr(torch, value)
         case "dict":
             return {k: _unpack(v, tensors) for k, v in value}
         case "list" | "tuple":

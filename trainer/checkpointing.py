@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -34,9 +35,13 @@ def set_level(parts: Iterable[nn.Module], level: Level) -> None:
 def _recompute(every: int) -> Callable[..., Any]:
     """What diffusers calls in the place of a block: it recomputes the first of every so many blocks."""
     numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+    kinds: Counter[type[nn.Module]] = Counter()  # counted apart: in many networks two kinds take turns
 
     def call(block: nn.Module, *inputs: Any) -> Any:
-        if numbers.setdefault(block, len(numbers)) % every:
+        if block not in numbers:
+            numbers[block] = kinds[type(block)]
+            kinds[type(block)] += 1
+        if numbers[block] % every:
             return block(*inputs)
         return torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
 

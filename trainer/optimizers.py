@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +18,30 @@ from trainer.parameters import Group
 # Names that users of kohya's sd-scripts know, where the libraries' class is called otherwise.
 ALIASES = {
     "adamwschedulefree": "schedulefreeadamw",
+    "sgdnesterov": "sgd",
+    "sgdnesterov8bit": "sgd8bit",
     "radamschedulefree": "schedulefreeradam",
     "sgdschedulefree": "schedulefreesgd",
 }
+
+
+# Those that take matrices and everything else in groups of their own, which `split` makes.
+MATRIX = ("muon", "adamuon", "normuon", "muonclip", "adago")
+
+
+def split(name: str, groups: Sequence[Group]) -> list[Group]:
+    """The groups as the optimizer wants them: Muon and its kin orthogonalise the updates of matrices (and of
+    convolutions), and treat all else as AdamW does (Jordan et al. 2024)."""
+    if name.lower() not in MATRIX:
+        return list(groups)
+    halves = []
+    for group in groups:
+        for matrices, ending in ((True, ""), (False, " vectors")):
+            weights = [p for p in group.parameters if (p.ndim > 1) == matrices]
+            if weights:
+                options = {"use_muon": matrices}
+                halves.append(replace(group, name=group.name + ending, parameters=weights, options=options))
+    return halves
 
 
 def build(name: str, groups: Sequence[Group], args: dict[str, Any]) -> Optimizer:
@@ -29,16 +51,25 @@ def build(name: str, groups: Sequence[Group], args: dict[str, Any]) -> Optimizer
     order; a dotted one is `module.Class`.
     """
     kind = _find(name)
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer.name: {kind.__name__} asks for several passes a step, which training does not make."
+        )
     known = inspect.signature(kind).parameters
     unknown = [a for a in args if a not in known or a in {"params", "lr"}]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         names = ", ".join(n for n in known if n not in {"params", "lr", "self", "kwargs"})
         raise UserError(f"optimizer.args.{unknown[0]}: {kind.__name__} has no such argument; it has: {names}.")
+    if name.lower().startswith("sgdnesterov"):  # kohya's name for SGD with both
+        args = {"momentum": 0.9, "nesterov": True, **args}
+    if "lr" in known and known["lr"].default is inspect.Parameter.empty:
+        args = {"lr": groups[0].lr, **args}  # the groups' own count
     if _fused_by_default(kind, groups, args):
         args = {**args, "fused": True}
     try:
         return kind([g.for_optimizer() for g in groups], **args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ImportError, NotImplementedError) as error:
         raise UserError(f"optimizer.args: {kind.__name__} refused {args}: {error}") from error
 
 
@@ -76,7 +107,9 @@ def _find(name: str) -> type[Any]:
             raise UserError(f"optimizer.name: {name!r}: {module_name!r} has no class {class_name!r}.")
         return found
     name = ALIASES.get(name.lower(), name)
-    for candidates in (_torch, _bitsandbytes, _pytorch_optimizer):
+    # torch's Muon takes nothing but matrices.
+    places = (_pytorch_optimizer,) if name.lower() in MATRIX else (_torch, _bitsandbytes, _pytorch_optimizer)
+    for candidates in places:
         optimizers = candidates()
         if name.lower() in optimizers:
             return optimizers[name.lower()]

@@ -44,6 +44,7 @@ class Group:
     lr: float
     parameters: list[nn.Parameter]
     window: Window = ALWAYS
+    options: Mapping[str, object] = field(default_factory=dict)  # what the optimizer is told about the group besides
 
     def steps(self, total: int) -> range:
         """The steps, counted from 0, in which the group learns."""
@@ -51,7 +52,7 @@ class Group:
         return range(first, min(last or total, total))
 
     def for_optimizer(self) -> dict[str, object]:
-        return {"params": self.parameters, "lr": self.lr, "name": self.name}
+        return {"params": self.parameters, "lr": self.lr, "name": self.name, **self.options}
 
 
 def is_lora_up(name: str) -> bool:

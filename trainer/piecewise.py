@@ -7,7 +7,7 @@ float32, updated, and rounded back stochastically. And a piece may be stepped as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ def _piece(group: Group, weights: list[nn.Parameter], make: Make, place: int) ->
     acting = weights
     if weights[0].dtype != torch.float32:
         acting = [nn.Parameter(w.detach().float()) for w in weights]
-    optimizer = make([Group(group.name, group.part, group.lr, acting)])
+    optimizer = make([replace(group, parameters=acting)])
     if any(found_step_size(g) is not None for g in optimizer.param_groups):
         raise UserError(
             f"optimizer.name: {type(optimizer).__name__} finds one step size for all weights together, so it works "

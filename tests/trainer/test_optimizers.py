@@ -13,10 +13,19 @@ from trainer.errors import UserError
 from trainer.parameters import Group
 
 NAMES = {
-    "adamw": 1e-2, "sgd": 1e-2, "rmsprop": 1e-2, "adamw8bit": 1e-2, "lion8bit": 1e-3, "pagedadamw8bit": 1e-2,
-    "ademamix8bit": 1e-2, "prodigy": 1.0, "lion": 1e-3, "adafactor": 1e-2, "came": 1e-3, "adopt": 1e-2,
-    "stableadamw": 1e-2, "adamwschedulefree": 1e-2, "soap": 1e-2, "torch.optim.Adam": 1e-2,
+    "torch.optim.Adam": 1e-2, "SGDNesterov": 1e-2, "SGDNesterov8bit": 1e-2,
+    **dict.fromkeys((
+        "adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "radam", "asgd", "rprop",
+        "adafactor", "adam8bit", "adamw8bit", "adamw32bit", "adagrad8bit", "rmsprop8bit", "lamb8bit",
+        "pagedadam8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit", "ademamix", "ademamix8bit",
+        "pagedademamix8bit", "adopt", "stableadamw", "adamwschedulefree", "radamschedulefree", "sgdschedulefree",
+        "soap", "lamb", "adabelief", "adan", "dadaptadan", "madgrad", "mars", "tiger", "yogi", "adamp",
+        "shampoo", "kron", "muon", "adamuon", "normuon",
+    ), 1e-2),
+    **dict.fromkeys(("lion", "lion8bit", "pagedlion8bit", "came"), 1e-3),
+    "prodigy": 1.0,
 }  # fmt: skip
+ARGS: dict[str, dict[str, object]] = {}
 
 
 def task() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -40,7 +49,8 @@ def steps(
 
 
 def make(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    return optimizers.build(name, [Group("unet", "unet", NAMES[name], list(model.parameters()))], {})
+    group = Group("unet", "unet", NAMES[name], list(model.parameters()))
+    return optimizers.build(name, optimizers.split(name, [group]), ARGS.get(name, {}))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +81,19 @@ def test_unknown_names_and_arguments_are_named() -> None:
         ("nowhere.Adam", {}, "cannot import 'nowhere'"),
         ("torch.optim.Adamm", {}, "has no class 'Adamm'"),
         ("adamw", {"weigth_decay": 0.1}, r"optimizer\.args\.weigth_decay: AdamW has no such argument"),
+        ("lbfgs", {}, r"optimizer\.name: LBFGS asks for several passes"),
+        ("sgd8bit", {}, r"optimizer\.args: SGD8bit refused .*momentum"),
         ("adamw", {"betas": 3}, r"optimizer\.args: AdamW refused"),
     ):
         with pytest.raises(UserError, match=expected):
             optimizers.build(name, group, args)
+
+
+def test_muon_gets_matrices_and_the_rest_apart() -> None:
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 4), (4,), (4, 2, 3, 3))]
+    halves = optimizers.split("Muon", [Group("unet", "unet", 1e-3, weights)])
+    assert [(g.name, len(g.parameters), g.options) for g in halves] == [
+        ("unet", 2, {"use_muon": True}),
+        ("unet vectors", 1, {"use_muon": False}),
+    ]
+    assert optimizers.split("adamw", halves) == halves

@@ -60,6 +60,8 @@ def learner_of(
     settings, family = config.optimizer, placement.family
     groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
 
+    groups = optimizers.split(settings.name, groups)
+
     def real(groups: Sequence[Group]) -> Optimizer:
         return optimizers.build(settings.name, groups, settings.args)
 
