@@ -20,7 +20,7 @@ NAMES = {
         "pagedadam8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit", "ademamix", "ademamix8bit",
         "pagedademamix8bit", "adopt", "stableadamw", "adamwschedulefree", "radamschedulefree", "sgdschedulefree",
         "soap", "lamb", "adabelief", "adan", "dadaptadan", "madgrad", "mars", "tiger", "yogi", "adamp",
-        "shampoo", "kron", "muon", "adamuon", "normuon",
+        "shampoo", "muon", "adamuon", "normuon",
     ), 1e-2),
     **dict.fromkeys(("lion", "lion8bit", "pagedlion8bit", "came"), 1e-3),
     "prodigy": 1.0,
