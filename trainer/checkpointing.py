@@ -28,7 +28,7 @@ def set_level(parts: Iterable[nn.Module], level: Level) -> None:
             else:
                 part.enable_gradient_checkpointing(_recompute(every=1 if level == "full" else 2))  # type: ignore[operator]
         elif hasattr(part, "activation_checkpointing_enable"):  # transformers
-            switch = "activation_checkpointing_enable" if level == "full" else "gradient_checkpointing_disable"
+            switch = "activation_checkpointing_enable" if level == "full" else "activation_checkpointing_disable"
             getattr(part, switch)()
 
 
