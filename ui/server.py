@@ -37,6 +37,10 @@ def main(
 ) -> None:
     """Serves until Ctrl-C. Raises UserError where it must not or can't start."""
     check_login(host, auth, without_login=without_login)
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: there is no such folder. Name the one with your configs and images, or none for this one."
+        )
     sock = bind(host, port)
     port = int(sock.getsockname()[1])
     print("Starting the user interface (this takes some seconds).", flush=True)

@@ -162,6 +162,13 @@ def test_it_does_not_listen_to_others_without_a_login() -> None:
         server.check_login("127.0.0.1", "no-colon", without_login=False)
 
 
+def test_a_mistyped_folder_is_an_error(tmp_path: Path) -> None:
+    for name in ("nowhere", "file"):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="no such folder"):
+            server.main(tmp_path / name, browser=False)
+
+
 def test_a_taken_port_is_an_error_or_the_next_one() -> None:
     first = server.bind("127.0.0.1", 0)
     port = first.getsockname()[1]
