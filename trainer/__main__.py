@@ -177,14 +177,16 @@ def extract(
 
 @app.command()
 def merge(
-    base: Annotated[Path, typer.Argument(help="A checkpoint or diffusers folder.")],
-    loras: Annotated[list[Path], typer.Argument(help="LoRA files.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="A checkpoint or diffusers folder and LoRA files, or LoRAs alone.")
+    ],
     output: Output,
-    strength: Annotated[float, typer.Option(help="How strongly they act.")] = 1.0,
+    strength: Annotated[str, typer.Option(help="How strongly the LoRAs act: a number for all, or 1,0.5,...")] = "1",
+    rank: Annotated[int, typer.Option(min=0, help="LoRAs alone: rank of the result; 0 = exact, ranks add up.")] = 0,
     dtype: Dtype = "fp16",
 ) -> None:
-    """Merge LoRAs into a base: a .safetensors file or, by its name, a diffusers folder."""
-    _quietly().merge(base, loras, strength, output, dtype)
+    """Merge LoRAs into a base (a .safetensors file or, by its name, a diffusers folder), or several into one LoRA."""
+    _quietly().merge(files, _numbers("--strength", strength), rank, output, dtype)
 
 
 def _quietly() -> ModuleType:

@@ -36,9 +36,7 @@ def inspect(path: Path, *, as_json: bool) -> None:
 
 def join(files: Sequence[Path], strengths: Sequence[float], rank: int, output: Path, dtype: str) -> None:
     """Several LoRAs into one: exactly, with ranks added up, or with `rank` as the nearest of that rank."""
-    weights = list(strengths) or [1.0] * len(files)
-    if len(weights) != len(files):
-        raise UserError(f"--strengths: found {len(weights)} numbers for {len(files)} files; give one for each.")
+    weights = _each("--strengths", strengths or [1.0], files)
     read = [Weighted(lora_file.read(f).modules, s, str(f)) for f, s in zip(files, weights, strict=True)]
     found = lora_tools.combine(read, rank) if rank else Approximated(lora_tools.concatenate(read), 1.0)
     _save(found, output, dtype, lora_file.read(files[0]).metadata)
@@ -57,11 +55,32 @@ def extract(tuned: Path, base: Path, rank: int, conv_rank: int, output: Path, dt
     _save(found, output, dtype, metadata | {"ss_network_dim": str(rank), "ss_network_alpha": str(float(rank))})
 
 
-def merge(base: Path, files: Sequence[Path], strength: float, output: Path, dtype: str) -> None:
+def merge(files: Sequence[Path], strengths: Sequence[float], rank: int, output: Path, dtype: str) -> None:
+    """LoRAs into the weights of the base that stands first, or into one LoRA when there is none."""
+    if files[0].is_file() and inspection.is_lora(files[0]):
+        join(files, strengths, rank, output, dtype)
+    elif len(files) == 1:
+        raise UserError(f"{files[0]}: nothing to merge into it; name LoRA files after it.")
+    elif rank:
+        raise UserError("--rank: has no effect on a base; it is for merging LoRAs into one.")
+    else:
+        put_into_base(files[0], files[1:], _each("--strength", strengths, files[1:]), output, dtype)
+
+
+def _each(option: str, numbers: Sequence[float], files: Sequence[Path]) -> list[float]:
+    """A number for each file; one counts for all."""
+    found = list(numbers) * len(files) if len(numbers) == 1 else list(numbers)
+    if len(found) != len(files):
+        raise UserError(f"{option}: found {len(found)} numbers for {len(files)} files; give one, or one for each.")
+    return found
+
+
+def put_into_base(base: Path, files: Sequence[Path], strengths: Sequence[float], output: Path, dtype: str) -> None:
     """LoRAs into a base's own weights: one file when the output ends in .safetensors, else a diffusers folder."""
     _refuse_existing(output)
     family = open_base(base)
-    changed = [lora_tools.put_into(family, lora_file.read(f).modules, strength, str(f)) for f in files]
+    pairs = zip(files, strengths, strict=True)
+    changed = [lora_tools.put_into(family, lora_file.read(f).modules, strength, str(f)) for f, strength in pairs]
     single = output.suffix == ".safetensors"
     stem = output.with_suffix("") if single else output
     saved = FullResult(family, DTYPES[dtype], "file" if single else "folder").save(stem, 0)

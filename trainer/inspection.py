@@ -49,9 +49,16 @@ def inspect(path: Path) -> Inspection:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file or folder")
     header = read_header(path)
-    if any(lora_names.split(name) not in (None, (name.rpartition(".")[0], "alpha")) for name in header.shapes):
-        return _of_lora(path, header)
-    return _of_checkpoint(path, header)
+    return _of_lora(path, header) if _names_adapters(header) else _of_checkpoint(path, header)
+
+
+def is_lora(path: Path) -> bool:
+    """Whether a file holds adapters, by the names of its tensors. Raises UserError when it cannot be read."""
+    return _names_adapters(read_header(path))
+
+
+def _names_adapters(header: Header) -> bool:
+    return any(lora_names.split(name) not in (None, (name.rpartition(".")[0], "alpha")) for name in header.shapes)
 
 
 def not_finite(path: Path) -> list[str]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
 from tests.tiny import tiny_sd, tiny_sdxl
 from tests.trainer import runs
-from trainer import lora
+from trainer import lora, lora_file
 from trainer.errors import UserError
 from trainer.inspection import inspect
 
 BASES: dict[str, tuple[Any, Any]] = {
+    "sd1": (StableDiffusion, tiny_sd),
     "sd2": (StableDiffusion, lambda folder: tiny_sd(folder, version=2)),
     "sdxl": (StableDiffusionXL, lambda folder: tiny_sdxl(folder, prediction="v_prediction", zero_snr=True)),
 }
@@ -80,16 +82,51 @@ def test_other_kinds_train_and_go_on_from_their_file(tmp_path: Path, method: str
     assert all(torch.equal(t.detach(), stored[f"{n}.{leaf}"]) for n, m in live.items() for leaf, t in m.tensors.items())
 
 
-def test_a_full_fine_tune_of_one_file_is_one_file_with_the_same_names(tmp_path: Path) -> None:
-    config = project(tmp_path / "p", "sdxl", one_file=True)
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [("sd1", "stable-diffusion-v1"), ("sdxl", "stable-diffusion-xl-v1-base")]
+)
+def test_a_full_fine_tune_of_one_file_is_one_file_with_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, architecture: str
+) -> None:
+    """With the network switched off: whatever opens a connection fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = project(tmp_path / "p", kind, one_file=True)
     runs.train(config, "training.method=full", "save.full=both", "training.steps=2")
     folder = tmp_path / "p" / "output" / "run"
     before, after = load_file(tmp_path / "p" / "base.safetensors"), load_file(folder / "run.safetensors")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("model.diffusion_model.") for name in changed)
-    assert inspect(folder / "run.safetensors").metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
-    assert StableDiffusionXL.recognises(str(folder / "run"))
+    assert inspect(folder / "run.safetensors").metadata["modelspec.architecture"] == architecture
+    assert BASES[kind][0].recognises(str(folder / "run"))
+
+
+def test_sd2_projections_are_written_flat_and_read_in_kohyas_four_dimensions_too(tmp_path: Path) -> None:
+    """SD 2's projections are linear layers to diffusers and 1x1 convolutions to kohya's reader of single files."""
+    config = project(tmp_path / "p", "sd2")
+    runs.train(config, "training.steps=2", "save.dtype='fp32'")
+    file = tmp_path / "p" / "output" / "run" / "run.safetensors"
+    ours = load_file(file)
+    factors = [n for n in ours if "_proj_in.lora_" in n or "_proj_out.lora_" in n]
+    assert factors and {ours[name].ndim for name in factors} == {2}
+    kohya = {n: t[..., None, None].contiguous() if n in factors else t for n, t in ours.items()}
+    save_file(kohya, tmp_path / "kohya.safetensors", {"ss_base_model_version": "sd_v2"})
+
+    def changes(given: Path) -> dict[str, torch.Tensor]:
+        family = StableDiffusion.load(str(tmp_path / "p" / "base"))
+        lora.inject(family, ["unet"], rank=4, alpha=2)
+        lora.load_into(family, lora_file.read(given).modules, str(given))
+        return {adapter.key: lora.delta_w(adapter) for adapter in lora.adapters(family)}
+
+    one, other = changes(file), changes(tmp_path / "kohya.safetensors")
+    assert any(bool(delta.any()) for delta in one.values())
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_a_base_in_eight_bits_trains(tmp_path: Path) -> None:

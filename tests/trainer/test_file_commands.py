@@ -57,6 +57,26 @@ def test_joining_two_is_exactly_their_sum(trained: Path, tmp_path: Path) -> None
     assert run("join", result(trained), "-o", output) == 2  # never written over
 
 
+def test_merging_loras_alone_is_joining_them(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merged, halved = tmp_path / "merged.safetensors", tmp_path / "halved.safetensors"
+    both = (result(trained), result(trained))
+    assert run("merge", *both, "-o", merged, "--strength", "1,0.5", "--dtype", "fp32") == 0
+    assert run("merge", *both, "-o", halved, "--strength", "0.5", "--rank", 4, "--dtype", "fp32") == 0
+    one = lora_file.read(result(trained)).modules
+    for file, factor, rank in ((merged, 1.5, 8), (halved, 1.0, 4)):
+        found = lora_file.read(file).modules
+        assert found.keys() == one.keys()
+        assert {weights.rank for weights in found.values()} == {rank}
+        for name, weights in one.items():
+            torch.testing.assert_close(delta(found[name]), factor * delta(weights), atol=1e-6, rtol=1e-4)
+    base = trained.parent / "base"
+    assert run("merge", base, "-o", tmp_path / "none") == 2
+    assert run("merge", base, *both, "-o", tmp_path / "none", "--rank", 4) == 2
+    assert run("merge", base, *both, "-o", tmp_path / "none", "--strength", "1,2,3") == 2
+    assert "--strength: found 3 numbers for 2 files" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_resize_to_the_same_rank_keeps_the_change(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "resized.safetensors"
     assert run("resize", result(trained), "--rank", 4, "-o", output, "--dtype", "fp32") == 0
