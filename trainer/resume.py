@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import checkpoint
+from trainer import checkpoint, environment
 from trainer.atomic import remove, tidy
 from trainer.background import Background
 from trainer.checkpoint import State
@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "training.epochs",
     "training.preflight",
     "training.gradient_checkpointing",
+    "training.gradient_accumulation",  # together with the number of processes: see `refuse_other_steps`
     "optimizer.lr",
     "optimizer.text_encoder_lr",
     "schedule",
@@ -106,6 +107,28 @@ def _config_of(given: Path) -> dict[str, Any]:
 def _fixed(stored: Mapping[str, Any], config: BaseConfig, ignored: str = "") -> list[str]:
     """The keys that differ although they must not."""
     return [k for k in sorted(differences(stored, to_dict(config))) if not may_change(k) and k != ignored]
+
+
+def refuse_other_steps(run_dir: RunDir, config: BaseConfig, processes: int, given: Path | None = None) -> None:
+    """Raises UserError unless a step is made of as many micro-batches as before: the batches come in the same order
+    then, whatever the number of processes."""
+    began_in = run_dir if given is None else RunDir(given.resolve().parents[1])
+    before = int(environment.read(began_in.environment).get("processes", 1))
+    stored = _stored(run_dir) if given is None else _config_of(given)
+    accumulation = int(stored.get("training", {}).get("gradient_accumulation", config.training.gradient_accumulation))
+    total, now = before * accumulation, processes * config.training.gradient_accumulation
+    if total == now:
+        return
+    fitting = (
+        f"set training.gradient_accumulation = {total // processes}"
+        if total % processes == 0
+        else f"use a number of processes that divides {total}"
+    )
+    raise UserError(
+        f"training.gradient_accumulation: the run's steps are made of {total} micro-batches ({before} processes x "
+        f"{accumulation}), these would be of {now} ({processes} x {config.training.gradient_accumulation}), and the "
+        f"images would come in another order; {fitting}."
+    )
 
 
 def _refuse(fixed: Sequence[str], what: str) -> None:

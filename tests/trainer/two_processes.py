@@ -13,9 +13,10 @@ from tests.trainer import runs
 from trainer.batch import Batch
 
 
-def main(project: Path) -> None:
+def main(project: Path, *overrides: str) -> None:
     torch.set_num_threads(1)
-    found = runs.training(project, "noise.oversampling=8")
+    resume = "--resume" in overrides
+    found = runs.training(project, "noise.oversampling=8", *(o for o in overrides if o != "--resume"), resume=resume)
     names: list[tuple[str, ...]] = []
     real = found.loop.batch
 
@@ -35,4 +36,4 @@ def main(project: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,21 @@ from trainer.protocols import Family, Objective
 from trainer.quantise import Bits, quantise
 from trainer.results import DTYPES, FullResult, LoraResult, Result
 
+SHARDED = {  # variables by which `accelerate launch` asks for it -> what its file calls it
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
+}
+
 
 def accelerator_for(config: BaseConfig) -> Accelerator:
+    """Raises UserError for what this machine or this trainer cannot do."""
+    for variable, kind in SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise UserError(
+                f"distributed_type: {kind} (in accelerate's config, {variable}) splits weights between processes, "
+                "which adapters, averages and checkpoints are not made for. Use MULTI_GPU: configs/accelerate/ddp.yaml."
+            )
     precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.training.precision]
     cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if cpu and precision == "fp16":

@@ -47,7 +47,7 @@ from trainer.placement import Placement
 from trainer.preflight import attempt, describe, indices_of, largest, quickest
 from trainer.protocols import Family
 from trainer.results import DTYPES, AveragedResult
-from trainer.resume import Keeper, may_start
+from trainer.resume import Keeper, may_start, refuse_other_steps
 from trainer.run_dir import RunDir
 from trainer.run_folder import RunFolder
 from trainer.step import TrainingStep
@@ -161,6 +161,8 @@ def training(
     )
     done = keeper.restore(console.say, learner.rates, given) if resume or given else 0
     made_from = _made_from(config, accelerator, split.training)
+    if done:
+        refuse_other_steps(run_dir, config, accelerator.num_processes, given)
     if done and given is None:
         _refuse_other_base(run_dir, made_from)
     folder = RunFolder(run_dir, config, accelerator, console, made_from)
