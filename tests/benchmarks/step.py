@@ -34,7 +34,10 @@ from plugins.models.sd import StableDiffusion
 from tests import full_size
 from tests.benchmarks import cases, recipe
 from tests.trainer import runs
+from trainer import config_io
 from trainer.build import Training
+from trainer.build.estimate import estimate
+from trainer.checkpointing import set_level
 
 WARM_UP = 20
 RANK = 16
@@ -93,8 +96,13 @@ class Waiting:
         return made
 
 
-def compare(found: Training, recipe_step: Step | None, rounds: int, images: int, building: float) -> dict[str, float]:
-    """All figures of a case. A ratio of 1 = as fast as the bare loop; the recipe's speed-up = its time / ours."""
+def compare(
+    found: Training, recipe_step: Step | None, rounds: int, images: int, building: float, flops: float
+) -> dict[str, float]:
+    """All figures of a case. A ratio of 1 = as fast as the bare loop; the recipe's speed-up = its time / ours.
+
+    flops: of a step, without what checkpointing computes again.
+    """
     device = found.loop.accelerator.device
     together = 5 if device.type == "cuda" else 1
     waiting = Waiting(found.loop.batch)
@@ -120,7 +128,6 @@ def compare(found: Training, recipe_step: Step | None, rounds: int, images: int,
             if name == "ours" and at >= WARM_UP:
                 waits.append((waiting.spent - before) / together)
     usual = {name: statistics.median(each.values()) for name, each in times.items()}
-    flops = useful_flops(found)
     figures = {
         "seconds": usual["ours"],
         "images_per_second": images / usual["ours"],
@@ -130,8 +137,8 @@ def compare(found: Training, recipe_step: Step | None, rounds: int, images: int,
         "ratio_to_bare_loop": ratio(times["bare"], times["ours"]),
         "loader_wait_share": statistics.median(waits) / usual["ours"],
         "non_network_share": 1 - ratio(times["network"], times["ours"]),
-        "tflop_per_step": flops * images / 1e12,
-        "share_of_peak": flops * images / usual["ours"] / peak_flops(device, found),
+        "tflop_per_step": flops / 1e12,
+        "share_of_peak": flops / usual["ours"] / peak_flops(device, found),
     }
     if recipe_step is not None:
         figures["recipe_seconds"] = usual["recipe"]
@@ -144,17 +151,12 @@ def ratio(one: dict[int, float], other: dict[int, float]) -> float:
     return statistics.median(one[at] / other[at] for at in one)
 
 
-def useful_flops(found: Training) -> float:
-    """Of the forward and backward pass of one image; what checkpointing computes again is not useful."""
-    unet: Any = found.family.parts["unet"]
-    again = unet.is_gradient_checkpointing
-    unet.disable_gradient_checkpointing()
+def counted_flops(found: Training) -> float:
+    """Of a step's forward and backward pass, seen while they run."""
     step = network_step(found, update=False)
     with FlopCounterMode(display=False) as counter:
         step(0)
-    if again:
-        unet.enable_gradient_checkpointing()
-    return counter.get_total_flops() / found.loader.dataset.groups[0].batch_size
+    return float(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device, found: Training) -> float:
@@ -181,7 +183,7 @@ def tiny_cpu(folder: Path, rounds: int) -> dict[str, float]:
     pixels = torch.rand(4, 3, 64, 64) * 2 - 1
     theirs = recipe.loop(family, pixels, ["a photo of a cat"] * 4, rank=RANK, autocast=found.loop.accelerator.autocast)
     with found.folder.opened():
-        return compare(found, theirs, rounds, 4, building)
+        return compare(found, theirs, rounds, 4, building, counted_flops(found))
 
 
 @dataclass(frozen=True)
@@ -189,29 +191,41 @@ class Case:
     version: str  # of tests.full_size
     method: str
     batch: int
-    checkpointing: bool
+    checkpointing: str = "off"
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.version} {self.method} b{self.batch}{' checkpointing' if self.checkpointing else ''}"
+        marks = [f"checkpointing {self.checkpointing}"] * (self.checkpointing != "off") + ["compiled"] * self.compiled
+        return " ".join([self.version, self.method, f"b{self.batch}", *marks])
+
+    @property
+    def side(self) -> int:
+        return 1024 if self.version == "sdxl" else 512
+
+    @property
+    def settings(self) -> list[str]:
+        return [
+            "run.device='cuda'", "training.precision='bf16'", f"training.method='{self.method}'",
+            f"training.gradient_checkpointing='{self.checkpointing}'", f"general.batch_size={self.batch}",
+            f"performance.compile={str(self.compiled).lower()}", "noise.oversampling=64", "training.preflight=false",
+            "logging.every=10", f"lora.rank={RANK}",
+        ]  # fmt: skip
 
 
 def gpu_cases() -> Iterator[Case]:
     for version in ("sd1", "sdxl"):
         for method in ("lora", "full"):
-            for batch in (1, 4, 8, 16):
-                yield Case(version, method, batch, False)
-            yield Case(version, method, 4, True)
+            yield from (Case(version, method, batch) for batch in (1, 4, 8, 16))
+            yield from (Case(version, method, batch, compiled=True) for batch in (1, 4, 8, 16))
+            yield from (Case(version, method, 4, level) for level in ("selective", "full"))
 
 
 def on_gpu(case: Case, folder: Path, rounds: int) -> dict[str, float]:
-    side = 1024 if case.version == "sdxl" else 512
-    file = cases.project(folder / case.name.replace(" ", "-"), side, 4 * case.batch)
-    overrides = [
-        "run.device='cuda'", "training.precision='bf16'", f"training.method='{case.method}'", "noise.oversampling=64",
-        f"training.steps={rounds + WARM_UP + 1}", "training.preflight=false", "logging.every=10", f"lora.rank={RANK}",
-        f"general.batch_size={case.batch}", f"training.gradient_checkpointing={str(case.checkpointing).lower()}",
-    ]  # fmt: skip
+    file = cases.project(folder / case.name.replace(" ", "-"), case.side, 4 * case.batch)
+    overrides = [*case.settings, f"training.steps={rounds + WARM_UP + 1}"]
+    plain = config_io.read(file, [*overrides, "training.gradient_checkpointing='off'"])
+    flops = estimate(plain, full_size.make(case.version)).operations
     began = time.perf_counter()
     found = cases.training(file, case.version, overrides)
     building = time.perf_counter() - began
@@ -219,13 +233,12 @@ def on_gpu(case: Case, folder: Path, rounds: int) -> dict[str, float]:
     if case.method == "lora":
         family = full_size.filled(case.version, torch.bfloat16)
         family.to(torch.device("cuda"), torch.bfloat16)
-        if case.checkpointing:
-            family.unet.enable_gradient_checkpointing()
-        pixels = torch.rand(case.batch, 3, side, side, device="cuda") * 2 - 1
+        set_level([family.unet], "off" if case.checkpointing == "off" else "full")  # the recipe has no other
+        pixels = torch.rand(case.batch, 3, case.side, case.side, device="cuda") * 2 - 1
         captions = ["a photo of a cat"] * case.batch
         theirs = recipe.loop(family, pixels, captions, rank=RANK, autocast=found.loop.accelerator.autocast)
     with found.folder.opened():
-        return compare(found, theirs, rounds, case.batch, building)
+        return compare(found, theirs, rounds, case.batch, building, flops)
 
 
 def table(figures: dict[str, dict[str, float]]) -> Table:
