@@ -12,6 +12,7 @@ from trainer.config_errors import shown
 from trainer.errors import UserError
 
 FORBIDDEN = '<>:"/\\|?*'  # in names of files, by Windows
+OWN_RANDOMNESS = ("kron",)  # optimizers
 LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 
@@ -162,6 +163,11 @@ def notes(config: BaseConfig) -> list[str]:
         lines.append("note: lora.max_norm has no effect with training.method = 'full'.")
     if "conv_alpha" in config.lora.model_fields_set and not config.lora.conv_rank:
         lines.append("note: lora.conv_alpha has no effect without lora.conv_rank.")
+    if config.optimizer.name.lower() in OWN_RANDOMNESS:
+        lines.append(
+            f"note: optimizer.name = {config.optimizer.name!r} draws from a random stream that no checkpoint holds: a "
+            "resumed run goes on, but not bit for bit."
+        )
     if config.optimizer.text_encoder_lr and not config.training.text_encoder:
         lines.append("note: optimizer.text_encoder_lr has no effect without training.text_encoder = true.")
     if config.samples.every and not config.samples.prompts:

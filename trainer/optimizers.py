@@ -25,6 +25,8 @@ ALIASES = {
 }
 
 
+# Those that ask for what a step does not compute.
+UNFIT = {"adahessian": "second derivatives", "sophiah": "second derivatives", "sparseadam": "sparse gradients"}
 # Those that take matrices and everything else in groups of their own, which `split` makes.
 MATRIX = ("muon", "adamuon", "normuon", "muonclip", "adago")
 
@@ -56,6 +58,8 @@ def build(name: str, groups: Sequence[Group], args: dict[str, Any]) -> Optimizer
         raise UserError(
             f"optimizer.name: {kind.__name__} asks for several passes a step, which training does not make."
         )
+    if (wanted := UNFIT.get(kind.__name__.lower())) is not None:
+        raise UserError(f"optimizer.name: {kind.__name__} needs {wanted}, which training does not compute.")
     known = inspect.signature(kind).parameters
     unknown = [a for a in args if a not in known or a in {"params", "lr"}]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):

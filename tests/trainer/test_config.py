@@ -213,6 +213,7 @@ def test_settings_without_effect_are_told() -> None:
     assert "noise.assignment: with one sample at a time" in lines(
         "noise.assignment='batch'", "datasets[0].batch_size=1"
     )
+    assert "optimizer.name = 'Kron' draws from a random stream" in lines("optimizer.name=Kron")
     assert lines("noise.assignment=512", "datasets[0].batch_size=1") == ""
     assert lines("noise.assignment='batch'") == ""
 

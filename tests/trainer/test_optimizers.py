@@ -82,6 +82,9 @@ def test_unknown_names_and_arguments_are_named() -> None:
         ("torch.optim.Adamm", {}, "has no class 'Adamm'"),
         ("adamw", {"weigth_decay": 0.1}, r"optimizer\.args\.weigth_decay: AdamW has no such argument"),
         ("lbfgs", {}, r"optimizer\.name: LBFGS asks for several passes"),
+        ("AdaHessian", {}, r"optimizer\.name: AdaHessian needs second derivatives"),
+        ("SophiaH", {}, "needs second derivatives"),
+        ("torch.optim.SparseAdam", {}, "needs sparse gradients"),
         ("sgd8bit", {}, r"optimizer\.args: SGD8bit refused .*momentum"),
         ("adamw", {"betas": 3}, r"optimizer\.args: AdamW refused"),
     ):
