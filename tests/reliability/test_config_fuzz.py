@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,9 @@ def scrambled(content: bytes, luck: random.Random) -> bytes:
 
 
 def override(luck: random.Random) -> str:
+    if luck.random() < 0.3:  # a sound one
+        path, value = luck.choice([(p, v) for p, v in KEYS if isinstance(v, (bool, int, float, str))])
+        return f"{path}={json.dumps(value)}"
     path = luck.choice([path for path, _ in config_io.keys()]).replace("[]", f"[{luck.randrange(-1, 3)}]")  # noqa: SIM118
     values = ["1", "-1", "nan", "inf", "[]", "{}", "''", "x", "", "1e400", "[[1]]", "2020-01-01", "{a={b=1}}", "=", "'"]
     value = luck.choice([*values, "9" * 400, "9" * 5000, "\x00", "{", "0x", "true", "[1,'a']", "[" * 2000])
