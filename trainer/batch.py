@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device. The host goes on at once only towards CUDA: on the way back it would read memory that is
+    not filled yet, and Metal reads the source when it may be gone already."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 @dataclass(frozen=True)
 class TextStates:
     """What a family's text encoder(s) make of B captions; the unit that the text cache stores."""
@@ -19,8 +25,8 @@ class TextStates:
     pooled: Tensor | None = None  # (B, P), for families that use it
 
     def to(self, device: torch.device | str) -> TextStates:
-        pooled = None if self.pooled is None else self.pooled.to(device, non_blocking=True)
-        return TextStates(self.hidden.to(device, non_blocking=True), pooled)
+        pooled = None if self.pooled is None else sent(self.pooled, device)
+        return TextStates(sent(self.hidden, device), pooled)
 
     def row(self, index: int) -> TextStates:
         """The states of one caption, still with a leading dimension of 1."""
@@ -43,7 +49,7 @@ class Geometry:
     target: Tensor  # size that is trained
 
     def to(self, device: torch.device | str) -> Geometry:
-        return Geometry(*(t.to(device, non_blocking=True) for t in (self.original, self.crop, self.target)))
+        return Geometry(*(sent(t, device) for t in (self.original, self.crop, self.target)))
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+            return None if tensor is None else sent(tensor, device)
 
         return Batch(
             names=self.names,
             captions=self.captions,
             geometry=self.geometry.to(device),
-            weights=self.weights.to(device, non_blocking=True),
+            weights=sent(self.weights, device),
             latents=move(self.latents),
             pixels=move(self.pixels),
             text=None if self.text is None else self.text.to(device),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.batch import Batch
+from trainer.batch import Batch, sent
 from trainer.errors import UserError
 from trainer.losses import Loss, Noisiness, weighted_mean
 from trainer.noise import NoiseChain, Streams
@@ -39,7 +39,7 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, streams: Streams) -> StepResult:
         clean = self._clean(batch)
-        timesteps = self.timesteps.draw(len(batch), streams.on_cpu("timesteps")).to(clean.device, non_blocking=True)
+        timesteps = sent(self.timesteps.draw(len(batch), streams.on_cpu("timesteps")), clean.device)
         draw = self.noise.draw(clean, timesteps, streams)
         noisy = self.objective.noisy(clean, draw.mixed, timesteps)
         target = self.objective.target(clean, draw.target, timesteps)

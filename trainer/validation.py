@@ -77,5 +77,5 @@ def measure(
                 ).to(device)
                 prediction = family.predict(objective.noisy(batch.latents, noise, t), t, text, batch.geometry)
                 error = (prediction.float() - objective.target(batch.latents, noise, t).float()) ** 2
-                found[list(one.rows), draw] = masked_mean(error, batch.mask).double().cpu().numpy()
+                found[list(one.rows), draw] = masked_mean(error, batch.mask).cpu().numpy()
     return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plugins.models import _prompt_weights
 from plugins.models._modules import Network
+from trainer.batch import sent
 from trainer.errors import UserError
 
 _SHARE = 75  # tokens of a caption in one chunk of CLIP's 77
@@ -115,12 +116,12 @@ def encode(encoder: Network, given: Tokens, *, layer_from_end: int, final_norm: 
         encoded = Encoded(torch.cat([e.hidden for e in each]), torch.cat(pooled) if pooled else None)
     if given.weights is None:
         return encoded
-    return Encoded(encoded.hidden * given.weights.to(encoded.hidden.device)[..., None], encoded.pooled)
+    return Encoded(encoded.hidden * sent(given.weights, encoded.hidden.device)[..., None], encoded.pooled)
 
 
 def _encode(encoder: Network, chunked: Tensor, layer_from_end: int, final_norm: bool) -> Encoded:
     count, chunks, length = chunked.shape
-    flat = chunked.reshape(count * chunks, length).to(encoder.device)
+    flat = sent(chunked.reshape(count * chunks, length), encoder.device)
     out = encoder(flat, output_hidden_states=layer_from_end > 1)
     if layer_from_end == 1 and final_norm:
         hidden = out.last_hidden_state
