@@ -128,4 +128,4 @@ def test_check_trains_nothing(
     assert code == 0
     assert "3 images, 3 samples in 2 batches per epoch" in text
     written = {path.name for path in (project.parent / "output").rglob("*") if path.is_file()}
-    assert written == {"dataset-report.html", "dataset-report.json"}
+    assert written == {"dataset-report.html", "dataset-report.json", "schedule.html"}
