@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ class Compiled:
         reason = compilers_reason(error)
         if not reason or not self.blocks:
             return ""
-        return self._stop(reason)
+        device = next((p.device.type for block in self.blocks for p in block.parameters()), "")
+        return self._stop((obstacle() if device == "cpu" else "") or reason)
 
     def _stop(self, reason: str) -> str:
         for block in self.blocks:
@@ -108,12 +110,15 @@ def compilers_reason(error: BaseException) -> str:
     return f"{type(inner).__name__}: {first}"[:300]
 
 
-def has_compiler() -> bool:
-    """Whether there is what torch's CPU compiler needs."""
+def obstacle() -> str:
+    """Why torch cannot compile for a CPU here; an empty text where it can."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
+    if " " in torch.__file__:  # the paths of its headers stand in the compiler's command as they are
+        return f"for a CPU torch compiles only where no space is in its path: {Path(torch.__file__).parent}"
     try:
-        return bool(get_cpp_compiler()) and not torch.backends.mps.is_available()
+        get_cpp_compiler()
     except InvalidCxxCompiler:
-        return False
+        return "no C++ compiler was found"
+    return ""
