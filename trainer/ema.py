@@ -101,8 +101,9 @@ class Average:
         """Takes the weights as they are now into the average."""
         self._take()
         self.updates += 1
-        if all(s.device == w.device for s, w in zip(self._shadows, self._weights, strict=True)):
-            self._mix([w.detach() for w in self._weights])
+        pairs = list(zip(self._shadows, self._weights, strict=True))
+        if any(w.device.type != "cuda" or s.device == w.device for s, w in pairs):  # events are CUDA's alone
+            self._mix([w.detach().to(s.device) for s, w in pairs])
             return
         self._coming = [torch.empty(w.shape, dtype=w.dtype, pin_memory=True) for w in self._weights]
         for copy, weight in zip(self._coming, self._weights, strict=True):

@@ -190,14 +190,18 @@ class Loop:
         return self.gradients(finished)
 
     def _doubt(self, finished: int, compiled: Compiled) -> str:
-        """Compares the gradients with eager ones when a size is met for the first time, and leaves them as they are."""
-        if isinstance(self.update, FusedBackward) or not compiled.is_new(tuple(self._sizes)):
+        """Compares the gradients with eager ones when a size is met for the first time, and leaves them as they are.
+
+        A single process can: several exchange gradients, and their sizes are new at different steps.
+        """
+        sizes, alone = tuple(self._sizes), self.accelerator.num_processes == 1
+        if isinstance(self.update, FusedBackward) or not alone or not compiled.is_new(sizes):
             return ""
         found = sample_of(self._parameters())
         self.optimizer.zero_grad()
         with compiled.paused():
             self.gradients(finished)
-        told = compiled.doubt(found, sample_of(self._parameters()), f"a batch of {self._sizes[0]}")
+        told = compiled.doubt(found, sample_of(self._parameters()), sizes)
         if not told:
             self.optimizer.zero_grad()
             self.gradients(finished)

@@ -92,7 +92,7 @@ def add(root: nn.Module, sizes: Mapping[str, Size], settings: Settings) -> None:
     else:
         kind = LoHaConfig if settings.method == "loha" else LoKrConfig
         config = kind(rank_dropout=settings.rank_dropout, module_dropout=settings.module_dropout, **common)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         inject_adapter_in_model(config, root, adapter_name=ADAPTER)
 
 

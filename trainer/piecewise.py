@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.errors import UserError
-from trainer.finite_update import AtOnce, FiniteUpdate, OnDevice, takes_flag
+from trainer.finite_update import AtOnce, FiniteUpdate, OnDevice, Waiting, takes_flag
 from trainer.optimizers import found_step_size, match_layout
 from trainer.parameters import Group
 from trainer.randomness import generator
@@ -144,8 +144,14 @@ def _piece(group: Group, weights: list[nn.Parameter], make: Make, place: int) ->
     if acting is not weights:
         for one in acting:
             _empty(one)
-    update = OnDevice(optimizer) if takes_flag(optimizer) else AtOnce(optimizer)
-    return Piece(weights, acting, optimizer, update, place)
+    return Piece(weights, acting, optimizer, _update(optimizer), place)
+
+
+def _update(optimizer: Optimizer) -> FiniteUpdate:
+    if takes_flag(optimizer):
+        return OnDevice(optimizer)
+    # Paged states lie in memory that a copy would pull off the GPU, and lose their pages when they are put back.
+    return Waiting(optimizer) if getattr(optimizer, "is_paged", False) else AtOnce(optimizer)
 
 
 def _empty(stand_in: nn.Parameter) -> None:

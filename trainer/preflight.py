@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -89,8 +90,23 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     """Takes the step that holds the largest batch; weights, gradients, modes and random streams are as before it.
 
     optimizer: one of its own over the same weights, whose state is thrown away; None when the run's own optimizer
-    holds its state already, so that a second one would tell of memory that nobody needs.
+    holds its state already, so that a second one would tell of memory that nobody needs. All processes get the trial
+    of the one with the least room left. Raises torch.OutOfMemoryError in all of them when one has too little.
     """
+    mine, problem = None, "the memory of another process ran out"
+    try:
+        mine = _own(loop, plan, optimizer)
+    except torch.OutOfMemoryError as error:
+        problem = str(error)  # alone: the error itself holds the tensors that filled the memory
+    trials = [trial for trial in gather_object([mine]) if trial is not None]
+    if len(trials) < loop.accelerator.num_processes:
+        raise torch.OutOfMemoryError(problem)
+    fullest: Trial = max(trials, key=lambda trial: trial.memory / trial.total)
+    return fullest
+
+
+def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+    """The trial of this process. Gradients are not exchanged: others would wait for one whose memory ran out."""
     index = largest(plan)
     device = loop.accelerator.device
     weights = [p for group in loop.optimizer.param_groups for p in group["params"]]
@@ -101,7 +117,7 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
-        with _directed(loop, optimizer):
+        with _directed(loop, optimizer), loop.accelerator.no_sync(loop.network):
             loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
         torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
         if optimizer is not None and not isinstance(loop.update, FusedBackward):

@@ -11,7 +11,7 @@ import torch
 
 from tests.reliability import small
 from trainer.build import Training
-from trainer.compilation import compilers_reason, difference, obstacle
+from trainer.compilation import Compiled, compilers_reason, difference, obstacle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 3
@@ -137,3 +137,27 @@ def test_on_a_gpu_blocks_are_compiled(project: Path) -> None:
     found.run()
     assert found.loop.compiled is not None
     assert found.loop.compiled.blocks
+
+
+def test_gradients_that_are_not_finite_say_nothing_about_the_compiler() -> None:
+    """float16's first steps overflow, compiled or not."""
+    part = torch.nn.Module()
+    part.block = torch.nn.Linear(2, 2)
+    part._repeated_blocks = ["Linear"]  # type: ignore[assignment]
+    compiled, sizes = Compiled([part]), ("2x4x8x8",)
+    infinite = [torch.tensor([1.0, float("inf")])]
+    assert compiled.doubt(infinite, infinite, sizes) == ""
+    assert compiled.is_new(sizes)
+    assert compiled.doubt([torch.ones(2)], [torch.ones(2)], sizes) == ""
+    assert not compiled.is_new(sizes)
+    assert "off the eager ones" in compiled.doubt([torch.tensor([float("nan")])], [torch.ones(1)], sizes)
+
+
+def test_several_processes_do_not_compare(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comparison exchanges gradients, which the processes do in step or not at all."""
+    found = small.training(project, *COMPILED)
+    assert found.loop.compiled is not None
+    monkeypatch.setattr(type(found.loop.accelerator), "num_processes", property(lambda _: 2))
+    monkeypatch.setattr(found.loop.compiled, "is_new", lambda sizes: True)
+    found.loop._sizes = ["2x4x8x8"]
+    assert found.loop._doubt(0, found.loop.compiled) == ""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer import optimizers
-from trainer.ema import Averages
+from trainer.ema import Average, Averages
 from trainer.parameters import Group
 
 
@@ -124,3 +124,29 @@ def test_an_average_in_the_hosts_memory_equals_one_on_the_gpu() -> None:
     torch.testing.assert_close(host, gpu.cpu())
     with both[0].applied():
         torch.testing.assert_close(weight.detach().cpu(), host)
+
+
+class OnMetal:
+    """Stands for a weight on a device that knows neither CUDA's events nor its page-locked memory."""
+
+    device = torch.device("mps")
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def detach(self) -> OnMetal:
+        return self
+
+    def to(self, device: torch.device | str, *_: object, **__: object) -> torch.Tensor:
+        assert torch.device(device).type == "cpu"
+        return self.value.clone()
+
+
+def test_an_average_of_metals_weights_may_lie_in_the_hosts_memory() -> None:
+    weight = OnMetal(torch.zeros(3))
+    average = Average([weight], 0.9, on_cpu=True)  # type: ignore[list-item]
+    for value in (1.0, 4.0):
+        weight.value = torch.full((3,), value)
+        average.update()
+    decay = 2 / 11
+    torch.testing.assert_close(average.now()[0], torch.full((3,), decay * 1 + (1 - decay) * 4))

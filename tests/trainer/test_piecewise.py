@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer import optimizers
 from trainer.errors import UserError
+from trainer.finite_update import Waiting
 from trainer.fused_backward import FusedBackward
 from trainer.parameters import Group
 from trainer.piecewise import Piecewise, PiecewiseUpdate
@@ -253,3 +254,10 @@ def test_on_a_gpu_a_state_goes_where_its_weights_are(name: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert all(p.dtype == torch.bfloat16 and p.is_cuda for network in networks for p in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers")
+def test_paged_states_are_not_copied_to_undo_a_step() -> None:
+    network = model(torch.bfloat16)
+    made = Piecewise(groups(network, 1e-2), lambda given: optimizers.build("pagedadamw8bit", given, {}), seed=7)
+    assert all(isinstance(piece.update, Waiting) for piece in made.pieces)

@@ -106,3 +106,22 @@ def test_memory_that_runs_out_in_the_trial_is_told_before_anything_is_written(
     with pytest.raises(RunError, match=r"in a first step with the largest batch \(2 x \d+x\d+\)\. What saves most: "):
         small.training(project, "training.preflight=true")
     assert not (project.parent / "output").exists()
+
+
+def test_processes_agree_on_the_trial_of_the_fullest_and_exchange_no_gradients(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose memory ran out would keep the others waiting for its gradients."""
+    found = small.training(project)
+    other = preflight.Trial("another process", 1.0, 99, 100, "cuda:1")
+    accelerator = type(found.loop.accelerator)
+    real, apart = accelerator.no_sync, []
+    monkeypatch.setattr(accelerator, "no_sync", lambda self, model: apart.append(model) or real(self, model))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(preflight, "gather_object", lambda mine: [*mine, other])
+    assert preflight.attempt(found.loop, found.loader.plan, None) == other
+    assert apart == [found.loop.network]
+    monkeypatch.setattr(preflight, "gather_object", lambda mine: [*mine, None])
+    monkeypatch.setattr(accelerator, "num_processes", property(lambda _: 2))
+    monkeypatch.setattr(found.loop, "gradients_or_eager", lambda finished: [])
+    with pytest.raises(torch.OutOfMemoryError, match="of another process"):
+        preflight.attempt(found.loop, found.loader.plan, None)

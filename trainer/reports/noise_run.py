@@ -25,16 +25,21 @@ __all__ = ["Asked", "latents_of", "read_latents", "restricted", "sample", "write
 
 @torch.no_grad()
 def latents_of(found: Sample, family: Family, device: torch.device, console: Console) -> Latents:
-    """Encodes the sample on `device`, where the latents stay."""
+    """Encodes the sample on `device`, where the latents stay if it counts in float64."""
     family.to(device, torch.float32, [VAE])
     with console.progress("encoding images", len(found.items), "images") as update:
         made = encode(found, lambda pixels: family.encode_images(pixels.to(device)), lambda done, _: update(done, ""))
-    return Latents.of(made.to(device))
+    return Latents.of(made.to(_measured_on(device)))
 
 
 def read_latents(found: Sample, stored: Callable[[Variant], Stored], device: torch.device) -> Latents:
     """The sample's latents from a cache of its images, `restricted`."""
-    return Latents.of(read(found, stored).to(device))
+    return Latents.of(read(found, stored).to(_measured_on(device)))
+
+
+def _measured_on(device: torch.device) -> torch.device:
+    """Metal has no float64, in which the report adds up."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 @torch.no_grad()

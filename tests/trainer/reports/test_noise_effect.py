@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from trainer import registry
 from trainer.batch import NoiseDraw
 from trainer.protocols import NoiseStage
 from trainer.randomness import generator
+from trainer.reports import noise_run
 from trainer.reports.noise_effect import Latents, acting_timesteps, effect, plain_distance
 from trainer.reports.noise_shift import REFERENCE_PULL, Schedule, flow_time
 
@@ -210,3 +211,10 @@ def test_the_reference_is_the_authors_setting() -> None:
 def test_landmarks_follow_the_schedule() -> None:
     assert schedule().landmarks == (99, 499, 749, 999)
     assert replace(schedule(), alpha=schedule().alpha[:4], sigma=schedule().sigma[:4]).landmarks == (0, 1, 2, 3)
+
+
+def test_latents_of_a_device_without_float64_are_measured_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.randn(3, 4, 8, 8)
+    monkeypatch.setattr(noise_run, "read", lambda found, stored: latents)
+    made = noise_run.read_latents(cast(Any, None), cast(Any, None), torch.device("mps"))
+    assert made.x.device.type == "cpu"
