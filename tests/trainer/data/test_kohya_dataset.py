@@ -100,7 +100,7 @@ def data(folder: Folder, tmp_path: Path) -> Dataset:
     metadata = {"d": {"caption": "a photo", "tags": "t1, t2, t3, t4"}, str(piyo / "e.png"): {"tags": "only, tags"}}
     (piyo / "piyo_md.json").write_text(json.dumps(metadata))
     (tmp_path / "kohya.toml").write_text(KOHYA)
-    merged, problems = included({"data": {"config": "kohya.toml"}}, tmp_path)
+    merged, _, problems = included({"data": {"config": "kohya.toml"}}, tmp_path)
     assert problems == [] and set(merged) == {"data", "general", "datasets"}
     return scan(
         [config.Dataset.model_validate(table) for table in merged["datasets"]],
