@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -245,6 +246,9 @@ def ui(
 
 def main() -> None:
     """Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # into a pipe, Windows writes few letters and raises for all others
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -129,3 +130,13 @@ def test_check_trains_nothing(
     assert "3 images, 3 samples in 2 batches per epoch" in text
     written = {path.name for path in (project.parent / "output").rglob("*") if path.is_file()}
     assert written == {"dataset-report.html", "dataset-report.json", "schedule.html"}
+
+
+def test_letters_that_a_pipe_of_windows_cannot_hold_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, "cp1252", write_through=True))
+    monkeypatch.setattr(sys, "argv", ["trainer", "train", "写真.toml"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert rb"\u5199\u771f.toml" in written.getvalue()

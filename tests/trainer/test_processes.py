@@ -108,3 +108,9 @@ def test_accelerate_reads_the_example() -> None:
     found = load_config_from_file(str(file))
     assert str(found.distributed_type.value) == "MULTI_GPU"
     assert found.num_machines == 1 and found.num_processes > 1
+
+
+def test_an_adapter_that_is_dropped_in_one_process_holds_up_nobody(tmp_path: Path) -> None:
+    project = runs.make_project(tmp_path / "p")
+    ranks = together(project, STEPS, "lora={method='loha',module_dropout=0.5}", "training.text_encoder=true")
+    assert ranks[0]["weights"] == ranks[1]["weights"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
 from trainer import lora, parameters, registry
 from trainer.config import BaseConfig
@@ -22,6 +24,8 @@ from trainer.placement import VAE
 from trainer.protocols import Family, Objective
 from trainer.quantise import Bits, quantise
 from trainer.results import DTYPES, FullResult, LoraResult, Result
+
+PATIENCE = timedelta(hours=1)  # of processes that wait while one draws samples or reads images; usual: 10 minutes
 
 SHARDED = {  # variables by which `accelerate launch` asks for it -> what its file calls it
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -47,8 +51,19 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
     # accelerate keeps the first precision for the life of the process; here one process may train several runs.
     AcceleratorState._reset_state()
     return Accelerator(
-        cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=config.training.gradient_accumulation
+        cpu=cpu,
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.training.gradient_accumulation,
+        kwargs_handlers=_between_processes(config),
     )
+
+
+def _between_processes(config: BaseConfig) -> list[KwargsHandler]:
+    # peft's LoHa and LoKr leave out a dropped module: then nothing of it has a gradient to exchange.
+    sparse = config.lora.module_dropout > 0 and config.lora.method in ("loha", "lokr")
+    # Buffers are constants, so there is nothing to exchange of them in each forward pass.
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=sparse)
+    return [gradients, InitProcessGroupKwargs(timeout=PATIENCE)]
 
 
 def open_family(config: BaseConfig, *, outline: bool = False) -> Family:
