@@ -6,7 +6,7 @@ The names of the tensors are those of LoRA files below a module's name: kohya's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -84,11 +84,12 @@ def delta(weights: AdapterWeights, shape: torch.Size | None = None) -> Tensor:
 
 
 def apply(weights: AdapterWeights, base: Tensor, strength: float = 1.0) -> Tensor:
-    """The layer's weight with the adapter in it, float32, of the shape of `base`.
+    """The layer's weight with the adapter in it, float32, of the shape of `base` and on its device.
 
     With a magnitude m (DoRA, Liu et al. 2024, arXiv 2402.09353, equation 5): m * (W + dW) / |W + dW| row by row; the
     strength acts on the whole difference from W.
     """
+    weights = replace(weights, tensors={name: tensor.to(base.device) for name, tensor in weights.tensors.items()})
     whole = base.float()
     change = delta(weights, base.shape)
     if weights.magnitude is None:

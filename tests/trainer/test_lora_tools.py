@@ -11,7 +11,7 @@ from plugins.models.sd import StableDiffusion
 from tests.tiny import tiny_sd
 from tests.trainer.test_lora_kinds import SIZES, adapted, prediction
 from trainer import lora, lora_tools, low_rank
-from trainer.adapter_weights import DOWN, UP, AdapterWeights, delta
+from trainer.adapter_weights import DOWN, MAGNITUDE, UP, AdapterWeights, apply, delta
 from trainer.errors import UserError
 from trainer.lora_tools import Weighted
 
@@ -170,3 +170,10 @@ def test_canonical_names_are_kohyas(tmp_path: Path) -> None:
     family = adapted(StableDiffusion, tiny_sd(tmp_path / "b"), **{**SIZES, "conv_rank": 0})
     dotted = {f"{a.part}.{a.module}": a.weights for a in lora.adapters(family)}
     assert lora_tools.canonical(family, dotted).keys() == lora.weights(family).keys()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_from_a_file_goes_into_weights_on_another_device(dora: bool) -> None:
+    tensors = {DOWN: torch.ones(2, 6), UP: torch.ones(4, 2)} | ({MAGNITUDE: torch.ones(4, 1)} if dora else {})
+    changed = apply(AdapterWeights(tensors, 1.0), torch.empty(4, 6, dtype=torch.bfloat16, device="meta"))
+    assert (changed.device.type, changed.dtype, changed.shape) == ("meta", torch.float32, (4, 6))
