@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from trainer.build.model import accelerator_for
+from trainer.config import Config
+from trainer.errors import UserError
 from trainer.events import MetricsFile, Step, Stop
 from trainer.randomness import derive, generator
 from trainer.run_dir import RunDir
@@ -35,3 +39,14 @@ def test_metrics_lines_survive_a_torn_end(tmp_path: Path) -> None:
     MetricsFile(run.metrics)(Stop(2, reason="done", seconds=1.0))
     assert run.finished
     assert [json.dumps(e)[:17] for e in run.events()] == ['{"event": "step",', '{"event": "stop",']
+
+
+@pytest.mark.parametrize(("asked", "there"), [("cuda", "mps"), ("mps", "cuda")])
+def test_another_device_is_not_taken_for_the_one_that_was_asked_for(
+    asked: str, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there == "mps")
+    config = Config.model_validate({"run": {"device": asked}})
+    with pytest.raises(UserError, match=f"run.device: found '{asked}', but torch sees no such device"):
+        accelerator_for(config)

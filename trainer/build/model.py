@@ -46,7 +46,8 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
     cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if cpu and precision == "fp16":
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU.")
-    if config.run.device in ("cuda", "mps") and cpu:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(config.run.device, True):
         raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
     # accelerate keeps the first precision for the life of the process; here one process may train several runs.
     AcceleratorState._reset_state()
