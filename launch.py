@@ -296,7 +296,7 @@ def hand_over(venv: Venv, arguments: Sequence[str]) -> NoReturn:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONHOME"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(venv.root), env.get("PYTHONPATH")]))
     if arguments[0] == "test":
-        module = ["pytest", *arguments[1:]]
+        module = ["pytest", *(arguments[1:] or whole_suite())]
         env["OMP_NUM_THREADS"] = "1"  # two busy threads on two cores make tiny models tens of times slower
         os.chdir(venv.root)
     else:
@@ -306,6 +306,11 @@ def hand_over(venv: Venv, arguments: Sequence[str]) -> NoReturn:
     if os.name == "nt":  # there, exec gives the prompt back at once and loses the exit code
         sys.exit(run_child(command, env))
     os.execve(command[0], command, env)
+
+
+def whole_suite() -> list[str]:
+    """pytest's arguments for the whole suite: a process for each processor, up to four; a file stays in one of them."""
+    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 def run_child(command: Sequence[str], env: dict[str, str]) -> int:

@@ -475,6 +475,9 @@ def test_tests_run_in_the_repository_on_one_thread(
     assert env["OMP_NUM_THREADS"] == "1"
     assert env["PYTHONPATH"] == str(root)
     assert folder == root
+    launch.hand_over(venv, ["test"])
+    argv, _, _ = handed[-1]
+    assert argv[3:5] == ["pytest", "-n"] and 1 <= int(argv[5]) <= 4 and argv[6:] == ["--dist", "loadfile"]
 
 
 def test_windows_waits_for_the_child(
