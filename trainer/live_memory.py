@@ -22,26 +22,29 @@ HIGHER = ("group_norm", "layer_norm", "softmax")
 class LiveMemory(TorchDispatchMode):
     """`peak`: the most bytes at one time in tensors that were made inside."""
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """known: tensors that are there already, such as weights; a view of one costs nothing."""
+    def __init__(self, known: Iterable[Tensor] = (), *, block: int = BLOCK) -> None:
+        """known: tensors that are there already, such as weights; a view of one costs nothing. block: bytes that an
+        allocator gives at least, and a multiple of."""
         super().__init__()
         self.now = 0
         self.peak = 0
+        self._block = block
         self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):
-                self._see(value)
+                self._see(value, given)
         return result
 
-    def _see(self, tensor: Tensor) -> None:
+    def _see(self, tensor: Tensor, given: set[int]) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._sizes:
+        if key in self._sizes or key in given:  # counted, or older than this
             return
-        self._sizes[key] = -(-storage.nbytes() // BLOCK) * BLOCK
+        self._sizes[key] = -(-storage.nbytes() // self._block) * self._block
         self.now += self._sizes[key]
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)

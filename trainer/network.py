@@ -1,4 +1,4 @@
-"""The trained modules behind one forward, so that DDP, FSDP and autocast wrap a single thing."""
+"""The trained modules behind one forward, so that DDP and autocast wrap a single thing."""
 
 from __future__ import annotations
 

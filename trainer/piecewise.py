@@ -74,9 +74,8 @@ class Piecewise(Optimizer):
         self.in_backward = False  # whether pieces are stepped by others
         self.pieces: list[Piece] = []
         self._seed = seed
-        self._groups = [(at, g) for at, g in enumerate(groups)]
         self._group_of: list[int] = []
-        for at, group in self._groups:
+        for at, group in enumerate(groups):
             for weights in _split(group.parameters, largest):
                 self.pieces.append(_piece(group, weights, make, len(self.pieces)))
                 self._group_of.append(at)

@@ -53,8 +53,8 @@ def time_line(needs: Estimate, config: BaseConfig, pace: Pace, device: torch.dev
     work = needs.operations * pace.accumulation
     return (
         f"Time: {work / 1e12:.3g} TFLOP a step with the largest batch. The {device.type} here multiplies matrices at "
-        f"{speed / 1e12:.3g} TFLOP/s; at that rate {pace.steps:,} steps take {clock(pace.steps * work / speed)}, in "
-        "practice two to four times as long."
+        f"{speed / 1e12:.3g} TFLOP/s; at that rate {pace.steps:,} steps take {clock(pace.steps * work / speed)}, "
+        "in training longer."
     )
 
 

@@ -15,7 +15,7 @@ from trainer import environment, outputs, prompts
 from trainer.advice import memory_advice, slowness_hint
 from trainer.batch import Batch
 from trainer.build.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of, validator_of
-from trainer.build.learner import learner_of
+from trainer.build.learner import Learner, learner_of
 from trainer.build.model import (
     accelerator_for,
     hold_small,
@@ -186,17 +186,26 @@ def training(
         emit,
         accelerator,
     )
+    step = TrainingStep(
+        predict=learner.network,
+        encode_images=family.encode_images,
+        objective=objective_of(config, family),
+        noise=noise_chain(config, loader, pace, accelerator),
+        timesteps=timesteps_of(config),
+        loss=Loss(**config.loss.model_dump()),
+    )
+    start = Start(
+        done,
+        steps=pace.steps,
+        images=len(split.training.items),
+        trainable=sum(p.numel() for p in learner.weights.values()),
+        device=str(accelerator.device),
+        resumed=done > 0,
+    )
     loop = Loop(
         accelerator=accelerator,
         network=learner.network,
-        step=TrainingStep(
-            predict=learner.network,
-            encode_images=family.encode_images,
-            objective=objective_of(config, family),
-            noise=noise_chain(config, loader, pace, accelerator),
-            timesteps=timesteps_of(config),
-            loss=Loss(**config.loss.model_dump()),
-        ),
+        step=step,
         batch=batch,
         optimizer=learner.optimizer,
         schedule=learner.schedule,
@@ -209,29 +218,29 @@ def training(
         update=learner.update,
         limit=learner.limit,
         compiled=learner.compiled,
-        start=Start(
-            done,
-            steps=pace.steps,
-            images=len(split.training.items),
-            trainable=sum(p.numel() for p in learner.weights.values()),
-            device=str(accelerator.device),
-            resumed=done > 0,
-        ),
+        start=start,
         finite=learner.finite,
         times=StepTimes(slowness_hint(config, accelerator.device.type)),
     )
     found = Training(loop, family, loader, folder, console, keeper, memory_advice(config))
+    found.notices += _first_notices(found, config, learner, plan, trial=trial)
+    return found
+
+
+def _first_notices(found: Training, config: BaseConfig, learner: Learner, plan: Plan, *, trial: bool) -> list[str]:
+    """What is told before step 1; the preflight is taken for it."""
+    lines, start = [], found.loop.start
     if learner.update.waits:
-        found.notices.append(
+        lines.append(
             f"optimizer.name = {config.optimizer.name!r}: each step waits for the GPU to find its gradients finite; "
             "'adamw' needs no wait."
         )
     automatic = config.training.gradient_checkpointing == "auto"
-    if (config.training.preflight or trial or automatic) and done < pace.steps:
-        console.interrupt()
-        spare = None if done else learner.spare_optimizer
-        found.notices += pick(found, plan, spare) if automatic else [tried(found, plan, spare)]
-    return found
+    if (config.training.preflight or trial or automatic) and start.step < start.steps:
+        found.console.interrupt()
+        spare = None if start.step else learner.spare_optimizer
+        lines += pick(found, plan, spare) if automatic else [tried(found, plan, spare)]
+    return lines
 
 
 def _encoded(
