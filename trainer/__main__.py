@@ -140,18 +140,6 @@ def inspect(
 
 
 @app.command()
-def join(
-    files: Annotated[list[Path], typer.Argument(help="LoRA files.")],
-    output: Output,
-    strengths: Annotated[str, typer.Option(help="One for each file, e.g. 1,0.5.")] = "",
-    rank: Annotated[int, typer.Option(min=0, help="Rank of the result; 0 = exact, the ranks add up.")] = 0,
-    dtype: Dtype = "fp16",
-) -> None:
-    """Join several LoRAs into one."""
-    _quietly().join(files, _numbers("--strengths", strengths) if strengths else [], rank, output, dtype)
-
-
-@app.command()
 def resize(
     file: Annotated[Path, typer.Argument(help="A LoRA file.")],
     output: Output,

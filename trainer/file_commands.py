@@ -1,4 +1,4 @@
-"""What the commands about finished files do: look into one, join, resize, extract and merge LoRAs, draw with one."""
+"""What the commands about finished files do: look into one, resize, extract and merge LoRAs, draw with one."""
 
 from __future__ import annotations
 
@@ -34,14 +34,6 @@ def inspect(path: Path, *, as_json: bool) -> None:
         console.say(f"  {name} = {value if len(value) <= 100 else value[:97] + '...'}")
 
 
-def join(files: Sequence[Path], strengths: Sequence[float], rank: int, output: Path, dtype: str) -> None:
-    """Several LoRAs into one: exactly, with ranks added up, or with `rank` as the nearest of that rank."""
-    weights = _each("--strengths", strengths or [1.0], files)
-    read = [Weighted(lora_file.read(f).modules, s, str(f)) for f, s in zip(files, weights, strict=True)]
-    found = lora_tools.combine(read, rank) if rank else Approximated(lora_tools.concatenate(read), 1.0)
-    _save(found, output, dtype, lora_file.read(files[0]).metadata)
-
-
 def resize(file: Path, rank: int, conv_rank: int, output: Path, dtype: str) -> None:
     given = lora_file.read(file)
     _save(lora_tools.resize(given.modules, rank, conv_rank, str(file)), output, dtype, given.metadata)
@@ -58,21 +50,28 @@ def extract(tuned: Path, base: Path, rank: int, conv_rank: int, output: Path, dt
 def merge(files: Sequence[Path], strengths: Sequence[float], rank: int, output: Path, dtype: str) -> None:
     """LoRAs into the weights of the base that stands first, or into one LoRA when there is none."""
     if files[0].is_file() and inspection.is_lora(files[0]):
-        join(files, strengths, rank, output, dtype)
+        put_together(files, _each(strengths, files), rank, output, dtype)
     elif len(files) == 1:
         raise UserError(f"{files[0]}: nothing to merge into it; name LoRA files after it.")
     elif rank:
         raise UserError("--rank: has no effect on a base; it is for merging LoRAs into one.")
     else:
-        put_into_base(files[0], files[1:], _each("--strength", strengths, files[1:]), output, dtype)
+        put_into_base(files[0], files[1:], _each(strengths, files[1:]), output, dtype)
 
 
-def _each(option: str, numbers: Sequence[float], files: Sequence[Path]) -> list[float]:
+def _each(numbers: Sequence[float], files: Sequence[Path]) -> list[float]:
     """A number for each file; one counts for all."""
     found = list(numbers) * len(files) if len(numbers) == 1 else list(numbers)
     if len(found) != len(files):
-        raise UserError(f"{option}: found {len(found)} numbers for {len(files)} files; give one, or one for each.")
+        raise UserError(f"--strength: found {len(found)} numbers for {len(files)} files; give one, or one for each.")
     return found
+
+
+def put_together(files: Sequence[Path], strengths: Sequence[float], rank: int, output: Path, dtype: str) -> None:
+    """Several LoRAs into one: exactly, with ranks added up, or with `rank` as the nearest of that rank."""
+    read = [Weighted(lora_file.read(f).modules, s, str(f)) for f, s in zip(files, strengths, strict=True)]
+    found = lora_tools.combine(read, rank) if rank else Approximated(lora_tools.concatenate(read), 1.0)
+    _save(found, output, dtype, lora_file.read(files[0]).metadata)
 
 
 def put_into_base(base: Path, files: Sequence[Path], strengths: Sequence[float], output: Path, dtype: str) -> None:

@@ -28,7 +28,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The stages of DESIGN's training step that come between the loader and the optimizer."""
+    """The stages of a step that come between the loader and the optimizer, in the order in which they stand here."""
 
     predict: Predict
     encode_images: EncodeImages

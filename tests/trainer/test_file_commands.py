@@ -48,16 +48,7 @@ def test_inspect_tells_what_a_file_is(trained: Path, capsys: pytest.CaptureFixtu
     assert run("inspect", trained) == 2
 
 
-def test_joining_two_is_exactly_their_sum(trained: Path, tmp_path: Path) -> None:
-    output = tmp_path / "joined.safetensors"
-    assert run("join", result(trained), result(trained), "--strengths", "1,0.5", "-o", output, "--dtype", "fp32") == 0
-    one, both = lora_file.read(result(trained)).modules, lora_file.read(output).modules
-    for name, weights in one.items():
-        torch.testing.assert_close(delta(both[name]), 1.5 * delta(weights))
-    assert run("join", result(trained), "-o", output) == 2  # never written over
-
-
-def test_merging_loras_alone_is_joining_them(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loras_alone_are_merged_into_one(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     merged, halved = tmp_path / "merged.safetensors", tmp_path / "halved.safetensors"
     both = (result(trained), result(trained))
     assert run("merge", *both, "-o", merged, "--strength", "1,0.5", "--dtype", "fp32") == 0
@@ -69,6 +60,9 @@ def test_merging_loras_alone_is_joining_them(trained: Path, tmp_path: Path, caps
         assert {weights.rank for weights in found.values()} == {rank}
         for name, weights in one.items():
             torch.testing.assert_close(delta(found[name]), factor * delta(weights), atol=1e-6, rtol=1e-4)
+    assert run("merge", *both, "-o", merged) == 2  # never written over
+    assert run("merge", *both, "-o", tmp_path / "none", "--strength", "1,2,3") == 2
+    assert "--strength: found 3 numbers for 2 files" in capsys.readouterr().err
     base = trained.parent / "base"
     assert run("merge", base, "-o", tmp_path / "none") == 2
     assert run("merge", base, *both, "-o", tmp_path / "none", "--rank", 4) == 2

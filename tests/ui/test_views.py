@@ -102,7 +102,7 @@ def test_results_and_reports_can_be_downloaded(place: Workspace) -> None:
 
 
 def test_the_effect_of_k_agrees_with_what_is_known() -> None:
-    """Distance drop and alignment of nearest-of-64 at three sizes, and E[max of k normals] (DESIGN of the noise)."""
+    """Distance drop and alignment of nearest-of-64 at three sizes, and E[max of k normals]."""
     for side, drop in ((256, 2.25), (512, 1.12), (1024, 0.56)):
         numbers = noise_numbers.typical(side, side)
         point = next(p for p in numbers.points if p.k == 64)
