@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from torch import Tensor
 from trainer import tensor_stream
 from trainer.atomic import write_folder
 from trainer.errors import RunError
+from trainer.sharded_tensor import shared_as, whole
 
 FORMAT = 1
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -60,6 +61,13 @@ def stage(state: State) -> Staged:
     rest = {name: _pack(getattr(state, name), name, tensors) for name in _NESTED}
     values = json.dumps({"format": FORMAT, "step": state.step, **rest}).encode()
     return Staged(tensors, values, state.step)
+
+
+def help_staging(state: State) -> None:
+    """What the other processes do while one stages a state whose tensors they share."""
+    for value in (state.weights, *(getattr(state, name) for name in _NESTED)):
+        for tensor in _tensors(value):
+            whole(tensor)
 
 
 def write(folder: Path, staged: Staged) -> None:
@@ -189,7 +197,7 @@ def _hash(file: Path) -> str:
 
 def _stored(tensor: Tensor) -> Tensor:
     # A copy: what trains goes on changing, and tables of 8-bit optimizers share memory.
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return whole(tensor).to("cpu", copy=True).contiguous()
 
 
 def _pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
@@ -207,6 +215,18 @@ def _pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     raise RunError(f"cannot save {key}: a value of type {type(value).__name__}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested containers, in the order in which they are packed."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _tensors(inner)
 
 
 def _key(key: Any, place: str) -> int | str:
@@ -243,4 +263,4 @@ def restore_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tens
                 f"{name}: the checkpoint has shape {tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
             )
     for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
+        parameter.copy_(shared_as(weights[name], parameter))

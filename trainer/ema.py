@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.sharded_tensor import joined_as, local, shared_as
+
 
 class Averages:
     """The averages of one run's trained weights."""
@@ -43,20 +45,20 @@ class Averages:
         if self._average is None and not self._is_schedule_free:
             yield
             return
-        before = [weight.detach().clone() for weight in self._weights.values()]
+        before = [local(weight).clone() for weight in self._weights.values()]
         try:
             if self._is_schedule_free:
                 self._optimizer.eval()  # type: ignore[attr-defined]
             if self._average is not None:
                 for weight, shadow in zip(self._weights.values(), self._average.now(), strict=True):
-                    weight.data.copy_(shadow)
+                    local(weight).copy_(shadow)
             yield
         finally:
             self.training_mode()
             with torch.no_grad():
                 # The optimizer's own way back to its training mode rounds; the copies do not.
                 for weight, old in zip(self._weights.values(), before, strict=True):
-                    weight.copy_(old)
+                    local(weight).copy_(old)
 
     def training_mode(self) -> None:
         if self._is_schedule_free:
@@ -66,15 +68,16 @@ class Averages:
         """Everything to continue exactly; empty when there is no average."""
         if self._average is None:
             return {}
-        shadows = dict(zip(self._weights, self._average.now(), strict=True))
+        pairs = zip(self._weights.items(), self._average.now(), strict=True)
+        shadows = {name: joined_as(shadow, weight) for (name, weight), shadow in pairs}
         return {"updates": self._average.updates, "shadows": shadows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._average is None or not state:
             return
         self._average.updates = state["updates"]
-        for shadow, name in zip(self._average.now(), self._weights, strict=True):
-            shadow.copy_(state["shadows"][name])
+        for shadow, (name, weight) in zip(self._average.now(), self._weights.items(), strict=True):
+            shadow.copy_(local(shared_as(state["shadows"][name], weight)))
 
     @property
     def _is_schedule_free(self) -> bool:
@@ -93,7 +96,7 @@ class Average:
     def __init__(self, weights: Sequence[Tensor], decay: float, *, on_cpu: bool) -> None:
         self.updates = 0
         self._weights, self._decay = weights, decay
-        self._shadows = [w.detach().to("cpu" if on_cpu else w.device, torch.float32, copy=True) for w in weights]
+        self._shadows = [local(w).to("cpu" if on_cpu else w.device, torch.float32, copy=True) for w in weights]
         self._coming: list[Tensor] | None = None  # copies on their way, and when they are there
         self._there: torch.cuda.Event | None = None
 
@@ -103,11 +106,12 @@ class Average:
         self.updates += 1
         pairs = list(zip(self._shadows, self._weights, strict=True))
         if any(w.device.type != "cuda" or s.device == w.device for s, w in pairs):  # events are CUDA's alone
-            self._mix([w.detach().to(s.device) for s, w in pairs])
+            self._mix([local(w).to(s.device) for s, w in pairs])
             return
-        self._coming = [torch.empty(w.shape, dtype=w.dtype, pin_memory=True) for w in self._weights]
-        for copy, weight in zip(self._coming, self._weights, strict=True):
-            copy.copy_(weight.detach(), non_blocking=True)
+        held = [local(w) for w in self._weights]
+        self._coming = [torch.empty(w.shape, dtype=w.dtype, pin_memory=True) for w in held]
+        for copy, weight in zip(self._coming, held, strict=True):
+            copy.copy_(weight, non_blocking=True)
         self._there = torch.cuda.Event()
         self._there.record()
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,6 +29,8 @@ from trainer.late import Late
 from trainer.noise import Streams
 from trainer.norm_limit import NormLimit
 from trainer.optimizers import found_step_size
+from trainer.processes import Processes
+from trainer.sharded_tensor import whole
 from trainer.step import StepResult, TrainingStep
 from trainer.stream import global_index
 
@@ -96,6 +99,7 @@ class Loop:
     """Runs a training from `start` finished steps to the end or to a requested stop."""
 
     accelerator: Accelerator
+    processes: Processes
     network: nn.Module  # wrapped by accelerate
     step: TrainingStep
     batch: Callable[[int], Batch]  # micro-batch by its index in the endless stream that all processes share
@@ -223,10 +227,11 @@ class Loop:
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
             streams.seed_networks()
             last = micro == self.pace.accumulation - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.network):
+            with nullcontext() if last else self.processes.accumulating():
                 result = self.step(batch, streams)
                 self.accelerator.backward(result.loss)
             results.append(result)
+        self.processes.exchange()
         return results
 
     def _update(self) -> Tensor:
@@ -234,7 +239,7 @@ class Loop:
         if isinstance(self.update, FusedBackward):
             norm = self.update.finish()
         else:
-            norm = self.accelerator.clip_grad_norm_(self._parameters(), self.pace.max_grad_norm or math.inf)
+            norm = whole(self.accelerator.clip_grad_norm_(self._parameters(), self.pace.max_grad_norm or math.inf))
             if self.pace.max_grad_value:
                 torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
         self.update.apply(norm.isfinite())
@@ -337,10 +342,8 @@ class Loop:
 
     def _end(self, step: int, due: Sequence[Periodic]) -> None:
         """What is written now would be lost otherwise, so it is tried until there is room or nobody waits for it."""
-        failed = self._attempt(step, [*due, Periodic(lambda _: self.saver.wait(), 0)])
-        # Other processes wait meanwhile, and are ended by their own clock after some minutes.
-        alone = self.accelerator.num_processes == 1
-        until = time.monotonic() + (self.patience if alone else min(self.patience, 300.0))
+        failed = self._attempt_together(step, [*due, Periodic(lambda _: self.saver.wait(), 0)])
+        until = time.monotonic() + self.patience
         while failed:
             left = until - time.monotonic()
             if left > 0:
@@ -348,8 +351,15 @@ class Loop:
             if left <= 0 or self.control.wait(min(RETRY, left)):
                 first = next(iter(failed.values()))
                 raise RunError(f"{first}, and the run has ended. Make room, then continue with --resume.")
-            failed = self._attempt(step, list(failed))
+            failed = self._attempt_together(step, list(failed))
         self.accelerator.wait_for_everyone()
+
+    def _attempt_together(self, step: int, due: Sequence[Periodic]) -> dict[Periodic, str]:
+        """Those that any of the processes could not write: all of them may be needed to try again."""
+        failed = self._attempt(step, due)
+        told = {place: failed[one] for place, one in enumerate(due) if one in failed}
+        together = {place: text for found in gather_object([told]) for place, text in found.items()}
+        return {one: together[place] for place, one in enumerate(due) if place in together}
 
     def _stopped(self, finished: int) -> bool:
         """Answers what was asked of the run since the last step; a stop ends all processes at the same step."""

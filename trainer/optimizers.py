@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from trainer.errors import UserError
 from trainer.parameters import Group
+from trainer.sharded_tensor import shared_as
 
 # Names that users of kohya's sd-scripts know, where the libraries' class is called otherwise.
 ALIASES = {
@@ -93,6 +94,20 @@ def match_layout(optimizer: Any, like: Mapping[Tensor, Tensor] | None = None) ->
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == model.shape and value.stride() != model.stride():
                 state[name] = torch.empty_like(model, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def shared_out(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A state_dict of whole tensors, of which each process keeps what it keeps of the weights."""
+    if "state" not in state:  # not torch's own form: its weights are not shared
+        return dict(state)
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def placed(index: int, value: Any) -> Any:
+        alike = isinstance(value, Tensor) and value.shape == weights[index].shape
+        return shared_as(value, weights[index]) if alike else value
+
+    states = {i: {name: placed(i, v) for name, v in values.items()} for i, values in state["state"].items()}
+    return {**state, "state": states}
 
 
 def found_step_size(group: Mapping[str, Any]) -> float | None:

@@ -19,7 +19,7 @@ from trainer.loop import Pace, Periodic
 from trainer.lora_file import NothingLearnedError
 from trainer.placement import VAE, Placement
 from trainer.prompts import Request
-from trainer.results import Result
+from trainer.results import SharedResult
 from trainer.resume import Keeper
 from trainer.run_dir import RunDir
 from trainer.validator import Validator
@@ -164,10 +164,9 @@ def saves(
     when: Callable[[int], bool],
     is_last: Callable[[int], bool],
     run_dir: RunDir,
-    result: Result,
+    result: SharedResult,
     keeper: Keeper,
     emit: Sink,
-    accelerator: Accelerator,
 ) -> Periodic:
     """Saves a checkpoint, and the result (under its final name after the last step)."""
 
@@ -175,16 +174,16 @@ def saves(
         try:
             keeper.save(step)
         finally:  # the one is worth having without the other
-            if accelerator.is_main_process:
-                last = is_last(step)
-                try:
-                    file = result.save(run_dir.result(None if last else step), step)
-                except NothingLearnedError as error:
-                    if last:
-                        raise
-                    # An average that has not moved yet, or parts that begin to learn later: no reason to end the run.
-                    emit(Notice(step, message=f"step {step}: {error}"))
-                else:
+            last = is_last(step)
+            try:
+                file = result.save(run_dir.result(None if last else step), step)
+            except NothingLearnedError as error:
+                if last:
+                    raise
+                # An average that has not moved yet, or parts that begin to learn later: no reason to end the run.
+                emit(Notice(step, message=f"step {step}: {error}"))
+            else:
+                if file is not None:
                     emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
 
     return Recurring(act, 0, at_end=True, name="save", when=when)

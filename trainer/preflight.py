@@ -20,6 +20,7 @@ from trainer.data.plan import Plan
 from trainer.fused_backward import FusedBackward
 from trainer.loop import Loop
 from trainer.piecewise import Piecewise
+from trainer.sharded_tensor import local
 from trainer.stream import global_index
 
 ROOM = 0.92  # of the device's memory: other programs, samples and fragments need the rest
@@ -97,6 +98,8 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     try:
         mine = _own(loop, plan, optimizer)
     except torch.OutOfMemoryError as error:
+        if loop.processes.sharded:  # the others wait for weights of this one, until it ends
+            raise
         problem = str(error)  # alone: the error itself holds the tensors that filled the memory
     trials = [trial for trial in gather_object([mine]) if trial is not None]
     if len(trials) < loop.accelerator.num_processes:
@@ -110,14 +113,14 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     index = largest(plan)
     device = loop.accelerator.device
     weights = [p for group in loop.optimizer.param_groups for p in group["params"]]
-    before = [w.detach().to("cpu", copy=True) for w in weights]
+    before = [local(w).to("cpu", copy=True) for w in weights]
     training, stream = loop.network.training, torch.get_rng_state()
     loop.network.train()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
-        with _directed(loop, optimizer), loop.accelerator.no_sync(loop.network):
+        with _directed(loop, optimizer), loop.processes.accumulating():
             loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
         torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
         if optimizer is not None and not isinstance(loop.update, FusedBackward):
@@ -145,7 +148,7 @@ def _directed(loop: Loop, optimizer: Optimizer | None) -> AbstractContextManager
 @torch.no_grad()
 def _restore(weights: list[Tensor], before: list[Tensor]) -> None:
     for weight, value in zip(weights, before, strict=True):
-        weight.copy_(value)
+        local(weight).copy_(value)
         weight.grad = None
 
 

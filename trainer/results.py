@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from accelerate import Accelerator
 
 from trainer import lora
 from trainer.atomic import write_file, write_folder
@@ -26,15 +27,17 @@ class Result(Protocol):
 
 
 @dataclass(frozen=True)
-class AveragedResult:
-    """Another result, saved while `applied()` holds: with averaged weights instead of the trained ones."""
+class SharedResult:
+    """Another result, which the main process writes; all processes call `save`, and it is None for the others."""
 
     result: Result
-    applied: Callable[[], AbstractContextManager[None]]
+    accelerator: Accelerator
+    averaged: Callable[[], AbstractContextManager[None]]  # inside, weights are averages where there are any
+    whole: Callable[[], AbstractContextManager[None]]  # inside, the main process has all of them
 
-    def save(self, stem: Path, step: int) -> Path:
-        with self.applied():
-            return self.result.save(stem, step)
+    def save(self, stem: Path, step: int) -> Path | None:
+        with self.averaged(), self.whole():
+            return self.result.save(stem, step) if self.accelerator.is_main_process else None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from trainer.checkpoint import State
 from trainer.config import BaseConfig
 from trainer.config_io import to_dict, validate
 from trainer.errors import RunError, UserError
-from trainer.optimizers import match_layout
+from trainer.optimizers import match_layout, shared_out
 from trainer.run_dir import RunDir
 
 # What may differ between a run and its continuation: keys, or tables with all that is in them.
@@ -188,7 +188,8 @@ class Keeper:
                     folder.replace(aside)
 
     def save(self, step: int) -> None:
-        """Called on every process; the main one copies the state to the host, and writes it while training goes on.
+        """Called on every process, since each may hold a part of the weights; the main one copies the state to the
+        host, and writes it while training goes on.
 
         Raises the OSError of the save before this one, when that failed and was not told yet.
         """
@@ -198,6 +199,8 @@ class Keeper:
             finally:
                 staged = self._unwritten = checkpoint.stage(self._state(step))
                 self._background.start(lambda: self._write(staged))
+        else:
+            checkpoint.help_staging(self._state(step))
 
     def check(self) -> None:
         """Raises the OSError of a save that failed meanwhile."""
@@ -250,7 +253,7 @@ class Keeper:
             return 0
         checkpoint.restore_weights(self._weights, state.weights)
         try:
-            self._optimizer.load_state_dict(dict(state.optimizer))
+            self._optimizer.load_state_dict(shared_out(state.optimizer, self._optimizer))
             match_layout(self._optimizer)
         except (ValueError, KeyError) as error:
             raise RunError(f"the checkpoint's optimizer is not the one of this config: {error}") from error

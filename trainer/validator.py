@@ -18,7 +18,7 @@ from trainer.measurements import Answers, Losses, Measurements
 from trainer.protocols import Family, Objective
 from trainer.reports import learning_page
 from trainer.reports.learning import Checkpoint, Learning, learning, percent
-from trainer.results import Result
+from trainer.results import SharedResult
 from trainer.run_dir import RunDir
 from trainer.sampling import free_memory
 from trainer.validation_set import ValidationSet
@@ -35,7 +35,7 @@ class Validator:
     objective: Objective
     accelerator: Accelerator
     run_dir: RunDir
-    result: Result
+    result: SharedResult
     emit: Sink
     without: Without | None  # None: what trains is the base itself, which can be measured before step 1 only
     patience: int  # measurements without a new best after which the run ends; 0 = never
@@ -128,10 +128,10 @@ class Validator:
     def _tell(self, step: int, seconds: float) -> None:
         told = learning(self.found)
         assert told is not None
-        if not self.accelerator.is_main_process:
-            return
         if self.keep_best and told.best == step:
             self.result.save(self.run_dir.best, step)
+        if not self.accelerator.is_main_process:
+            return
         learning_page.write(told, self.run_dir)
         self.emit(event_of(told, step, seconds))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.build.model import accelerator_for
+from trainer.build.processes import accelerator_for
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.events import MetricsFile, Step, Stop

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tests.trainer import runs
 from trainer.batch import Batch
+from trainer.sharded_tensor import local, whole
 
 
-def main(project: Path, *overrides: str) -> None:
+def train(project: Path, *overrides: str) -> dict[str, Any]:
+    """overrides: of the config, or --resume."""
     torch.set_num_threads(1)
     resume = "--resume" in overrides
     found = runs.training(project, "noise.oversampling=8", *(o for o in overrides if o != "--resume"), resume=resume)
@@ -28,12 +32,20 @@ def main(project: Path, *overrides: str) -> None:
     found.loop.batch = batch
     found.run()
     digest = hashlib.sha256()
-    for parameter in found.loop.network.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
+    weights = list(found.loop.network.parameters())
+    for weight in weights:
+        digest.update(whole(weight).numpy().tobytes())
     accelerator = found.loop.accelerator
-    record = {"processes": accelerator.num_processes, "weights": digest.hexdigest(), "names": names}
-    (project.parent / f"rank-{accelerator.process_index}.json").write_text(json.dumps(record))
+    return {
+        "processes": accelerator.num_processes,
+        "weights": digest.hexdigest(),
+        "names": names,
+        "sharded": found.loop.processes.sharded,
+        "held": sum(local(w).numel() for w in weights) / sum(w.numel() for w in weights),
+    }
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    given = Path(sys.argv[1])
+    seen = train(given, *sys.argv[2:])
+    (given.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))

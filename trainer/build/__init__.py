@@ -1,8 +1,9 @@
 """The composition root: the one place that turns a whole config into objects."""
 
 from trainer.build.data import scan_data, split_of
-from trainer.build.model import accelerator_for, objective_of, open_family
+from trainer.build.model import objective_of, open_family
 from trainer.build.noise import latents_to_measure
+from trainer.build.processes import accelerator_for
 from trainer.build.run import Training, preflight, run_dir_of, train, training
 
 __all__ = [

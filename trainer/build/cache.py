@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trainer.build.data import scan_data
 from trainer.build.encoding import latents_of, texts_of
-from trainer.build.model import accelerator_for, open_family, resting_parts
+from trainer.build.model import open_family, resting_parts
+from trainer.build.processes import accelerator_for
 from trainer.config import BaseConfig
 from trainer.console import Console
 from trainer.data.loader import Loader

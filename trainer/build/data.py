@@ -31,7 +31,7 @@ from trainer.events import Sink
 from trainer.loop import Pace
 from trainer.placement import VAE, Placement
 from trainer.protocols import Family
-from trainer.results import Result
+from trainer.results import SharedResult
 from trainer.run_dir import RunDir
 from trainer.validation_set import ValidationSet
 from trainer.validator import Validator
@@ -149,7 +149,7 @@ def validator_of(
     family: Family,
     questions: ValidationSet,
     run_dir: RunDir,
-    result: Result,
+    result: SharedResult,
     emit: Sink,
     control: Control,
     done: int,

@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainer import finite_update, lora, optimizers, parameters, schedules
 from trainer.build.model import learning_steps
+from trainer.build.processes import share_out
 from trainer.checkpointing import set_level
 from trainer.compilation import Compiled
 from trainer.config import BaseConfig
 from trainer.ema import Averages
-from trainer.errors import UserError
 from trainer.finite_update import FiniteUpdate
 from trainer.fused_backward import FusedBackward
 from trainer.guards import FiniteSteps
@@ -28,6 +28,7 @@ from trainer.norm_limit import NormLimit
 from trainer.parameters import Group, Rates
 from trainer.piecewise import PIECE, Make, Piecewise, PiecewiseUpdate
 from trainer.placement import Placement
+from trainer.processes import Processes
 from trainer.protocols import Family
 from trainer.resume import Stateful
 from trainer.schedules import Shape
@@ -35,6 +36,7 @@ from trainer.schedules import Shape
 
 @dataclass(frozen=True)
 class Learner:
+    processes: Processes
     network: nn.Module  # wrapped by accelerate
     optimizer: Optimizer  # wrapped by accelerate
     schedule: LambdaLR
@@ -58,6 +60,9 @@ def learner_of(
 ) -> Learner:
     """Wraps what trains; `rates`: the learning rate of each part."""
     settings, family = config.optimizer, placement.family
+    level = config.training.gradient_checkpointing
+    set_level(family.parts.values(), "off" if level == "auto" else level)
+    processes = share_out(config, accelerator, family, rates)
     groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
 
     groups = optimizers.split(settings.name, groups)
@@ -68,11 +73,7 @@ def learner_of(
     def make() -> Optimizer:
         return _piecewise(config, groups, real) if _in_pieces(config) else real(groups)
 
-    _refuse_processes(config, accelerator)
-
     modules = Network(family, placement.staying)
-    level = config.training.gradient_checkpointing
-    set_level(family.parts.values(), "off" if level == "auto" else level)
     if config.performance.channels_last:
         modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled = (
@@ -80,7 +81,7 @@ def learner_of(
         if config.performance.compile
         else None
     )
-    network, optimizer = accelerator.prepare(modules, make())
+    network, optimizer = processes.wrap(modules, make())
     schedule = schedules.build(
         optimizer,
         Shape(**config.schedule.model_dump()),
@@ -90,6 +91,7 @@ def learner_of(
     weights = dict(parameters.trainable(family.parts))
     averages = Averages(weights, optimizer, config.ema.decay, config.ema.every, on_cpu=config.ema.device == "cpu")
     return Learner(
+        processes,
         network,
         optimizer,
         schedule,
@@ -130,11 +132,3 @@ def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> 
         small=config.training.method == "lora",
         device=accelerator.device,
     )
-
-
-def _refuse_processes(config: BaseConfig, accelerator: Accelerator) -> None:
-    """Processes exchange gradients after the backward pass, when a fused one has none left."""
-    if config.training.fused_backward and accelerator.num_processes > 1:
-        raise UserError(
-            f"training.fused_backward: true works in one process, found {accelerator.num_processes}; set it to false."
-        )

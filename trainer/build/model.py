@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
 from trainer import lora, parameters, registry
 from trainer.config import BaseConfig
@@ -24,47 +19,6 @@ from trainer.placement import VAE
 from trainer.protocols import Family, Objective
 from trainer.quantise import Bits, quantise
 from trainer.results import DTYPES, FullResult, LoraResult, Result
-
-PATIENCE = timedelta(hours=1)  # of processes that wait while one draws samples or reads images; usual: 10 minutes
-
-SHARDED = {  # variables by which `accelerate launch` asks for it -> what its file calls it
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
-}
-
-
-def accelerator_for(config: BaseConfig) -> Accelerator:
-    """Raises UserError for what this machine or this trainer cannot do."""
-    for variable, kind in SHARDED.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            raise UserError(
-                f"distributed_type: {kind} (in accelerate's config, {variable}) splits weights between processes, "
-                "which adapters, averages and checkpoints are not made for. Use MULTI_GPU: configs/accelerate/ddp.yaml."
-            )
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.training.precision]
-    cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if cpu and precision == "fp16":
-        raise UserError("training.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU.")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(config.run.device, True):
-        raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
-    # accelerate keeps the first precision for the life of the process; here one process may train several runs.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision=precision,
-        gradient_accumulation_steps=config.training.gradient_accumulation,
-        kwargs_handlers=_between_processes(config),
-    )
-
-
-def _between_processes(config: BaseConfig) -> list[KwargsHandler]:
-    # peft's LoHa and LoKr leave out a dropped module: then nothing of it has a gradient to exchange.
-    sparse = config.lora.module_dropout > 0 and config.lora.method in ("loha", "lokr")
-    # Buffers are constants, so there is nothing to exchange of them in each forward pass.
-    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=sparse)
-    return [gradients, InitProcessGroupKwargs(timeout=PATIENCE)]
 
 
 def open_family(config: BaseConfig, *, outline: bool = False) -> Family:

@@ -10,7 +10,7 @@ import torch
 from trainer.advice import memory_advice
 from trainer.atomic import size_text
 from trainer.build.estimate import RESERVED, Estimate
-from trainer.build.model import accelerator_for
+from trainer.build.processes import accelerator_for
 from trainer.config import BaseConfig
 from trainer.console import clock
 from trainer.loop import Pace

@@ -17,7 +17,6 @@ from trainer.batch import Batch
 from trainer.build.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of, validator_of
 from trainer.build.learner import Learner, learner_of
 from trainer.build.model import (
-    accelerator_for,
     hold_small,
     objective_of,
     open_family,
@@ -27,6 +26,7 @@ from trainer.build.model import (
 )
 from trainer.build.noise import noise_chain, timesteps_of
 from trainer.build.pace import pace_of
+from trainer.build.processes import accelerator_for
 from trainer.checkpointing import LEVELS, set_level
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
@@ -36,7 +36,6 @@ from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.determinism import set_deterministic
-from trainer.ema import Averages
 from trainer.errors import RunError, UserError
 from trainer.events import Error, Notice, Start
 from trainer.guards import StepTimes
@@ -46,7 +45,7 @@ from trainer.losses import Loss
 from trainer.placement import Placement
 from trainer.preflight import attempt, describe, indices_of, largest, quickest
 from trainer.protocols import Family
-from trainer.results import DTYPES, AveragedResult
+from trainer.results import DTYPES, SharedResult
 from trainer.resume import Keeper, may_start, refuse_other_steps
 from trainer.run_dir import RunDir
 from trainer.run_folder import RunFolder
@@ -168,7 +167,7 @@ def training(
     folder = RunFolder(run_dir, config, accelerator, console, made_from)
     control = control or Control(run_dir.control)
     trained = result_of(config, family, split.training, pace, accelerator.num_processes)
-    result = AveragedResult(trained, learner.averages.applied)
+    result = SharedResult(trained, accelerator, learner.averages.applied, learner.processes.whole_on_host)
     emit = folder.emit
     samples = outputs.Samples(wanted, run_dir, placement, emit, accelerator, control)
     looks = [
@@ -184,7 +183,6 @@ def training(
         result,
         keeper,
         emit,
-        accelerator,
     )
     step = TrainingStep(
         predict=learner.network,
@@ -204,6 +202,7 @@ def training(
     )
     loop = Loop(
         accelerator=accelerator,
+        processes=learner.processes,
         network=learner.network,
         step=step,
         batch=batch,
@@ -211,7 +210,7 @@ def training(
         schedule=learner.schedule,
         pace=pace,
         emit=emit,
-        periodic=[*(averaged(look, learner.averages) for look in looks), saves],
+        periodic=[*(looked(look, learner) for look in looks), saves],
         saver=keeper,
         control=control,
         averages=learner.averages,
@@ -312,15 +311,15 @@ def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
     return RunError(f"the memory of {device} ran out{where}. What saves most: {advice}.")
 
 
-def averaged(periodic: Periodic, averages: Averages) -> Periodic:
-    """The same action, done with the averaged weights where there are any."""
+def looked(periodic: Periodic, learner: Learner) -> Periodic:
+    """The same action, done with whole weights, and with averaged ones where there are any."""
 
     def applied(act: Callable[[int], None]) -> Callable[[int], None]:
-        def with_averages(step: int) -> None:
-            with averages.applied():
+        def prepared(step: int) -> None:
+            with learner.averages.applied(), learner.processes.whole():
                 act(step)
 
-        return with_averages
+        return prepared
 
     complete = None if periodic.complete is None else applied(periodic.complete)
     return replace(periodic, act=applied(periodic.act), complete=complete)
