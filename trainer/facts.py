@@ -66,7 +66,7 @@ def metadata_of(
                 finished_at=time.time(),
                 tag_frequency=tags,
                 dataset_dirs=folders,
-                extra=told | hashes() | {"ss_max_grad_norm": pace.max_grad_norm},
+                extra=told | hashes() | {"ss_max_grad_norm": config.training.max_grad_norm},
             )
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from trainer.late import Late
 from trainer.piecewise import Piece, Piecewise
@@ -22,6 +23,7 @@ class FusedBackward:
     left as it is; the others have been updated by then."""
 
     waits = False
+    in_backward = True
 
     def __init__(self, optimizer: Piecewise, max_value: float = 0.0, wrapper: Any = None) -> None:
         """max_value: each number of a gradient is clipped to it, 0 = never; wrapper: of accelerate, which the schedule
@@ -65,23 +67,20 @@ class FusedBackward:
             for piece, flag in zip(self._judged, flags, strict=True):
                 piece.update.settle(flag > 0)
 
-    def finish(self) -> Tensor:
-        """After the backward pass: the norm of all its gradients, before clipping."""
+    def take(self) -> Tensor:
+        """Counts the step; the backward pass has done it."""
         norms = torch.stack(self._norms)
         self._verdict = Late(norms.isfinite().float())
         self._judged, self._stepped, self._norms = self._stepped, [], []
-        return torch.linalg.vector_norm(norms)
-
-    def apply(self, finite: Tensor) -> None:
-        """Counts the step; the backward pass has done it."""
         self._wrapper.step()
+        return torch.linalg.vector_norm(norms)
 
     def settle(self, finite: bool) -> None:
         self._settle_before()
 
     @contextmanager
-    def instead(self, optimizer: Piecewise | None) -> Iterator[None]:
-        """Inside, another optimizer over the same weights is stepped, or none: for a trial."""
+    def trial(self, optimizer: Optimizer | None) -> Iterator[None]:
+        assert optimizer is None or isinstance(optimizer, Piecewise)
         self._instead = optimizer
         try:
             yield

@@ -22,17 +22,15 @@ from trainer.control import Control
 from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
-from trainer.finite_update import FiniteUpdate
-from trainer.fused_backward import FusedBackward
 from trainer.guards import FiniteSteps, StepTimes
 from trainer.late import Late
 from trainer.noise import Streams
 from trainer.norm_limit import NormLimit
 from trainer.optimizers import found_step_size
 from trainer.processes import Processes
-from trainer.sharded_tensor import whole
 from trainer.step import StepResult, TrainingStep
 from trainer.stream import global_index
+from trainer.update import Update
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,6 @@ class Pace:
     steps: int
     accumulation: int
     batches_per_epoch: int
-    max_grad_norm: float  # 0 = no clipping
-    max_grad_value: float  # the same
     log_every: int
     seed: int
 
@@ -111,7 +107,7 @@ class Loop:
     saver: Saver
     control: Control
     averages: Averages
-    update: FiniteUpdate
+    update: Update
     limit: NormLimit | None
     compiled: Compiled | None
     start: Start
@@ -185,7 +181,7 @@ class Loop:
             told = self._doubt(finished, self.compiled)
         except Exception as error:
             told = self.compiled.give_up(error)
-            if not told or isinstance(self.update, FusedBackward):  # which may have updated some weights already
+            if not told or self.update.in_backward:  # some weights may have been updated already
                 raise
         if not told:
             return results
@@ -199,7 +195,7 @@ class Loop:
         A single process can: several exchange gradients, and their sizes are new at different steps.
         """
         sizes, alone = tuple(self._sizes), self.accelerator.num_processes == 1
-        if isinstance(self.update, FusedBackward) or not alone or not compiled.is_new(sizes):
+        if self.update.in_backward or not alone or not compiled.is_new(sizes):
             return ""
         found = sample_of(self._parameters())
         self.optimizer.zero_grad()
@@ -229,20 +225,14 @@ class Loop:
             last = micro == self.pace.accumulation - 1
             with nullcontext() if last else self.processes.accumulating():
                 result = self.step(batch, streams)
-                self.accelerator.backward(result.loss)
+                self.processes.backward(result.loss, last=last)
             results.append(result)
         self.processes.exchange()
         return results
 
     def _update(self) -> Tensor:
-        """Clips and applies the gradients, unless they are not finite. Returns their norm before clipping."""
-        if isinstance(self.update, FusedBackward):
-            norm = self.update.finish()
-        else:
-            norm = whole(self.accelerator.clip_grad_norm_(self._parameters(), self.pace.max_grad_norm or math.inf))
-            if self.pace.max_grad_value:
-                torch.nn.utils.clip_grad_value_(self._parameters(), self.pace.max_grad_value)
-        self.update.apply(norm.isfinite())
+        """Takes the step, if its gradients are finite. Returns their norm before clipping."""
+        norm = self.update.take()
         self.optimizer.zero_grad()
         self.schedule.step()
         return norm

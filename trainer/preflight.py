@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import psutil
@@ -17,9 +16,7 @@ from trainer.atomic import size_text
 from trainer.checkpointing import Level
 from trainer.console import clock
 from trainer.data.plan import Plan
-from trainer.fused_backward import FusedBackward
 from trainer.loop import Loop
-from trainer.piecewise import Piecewise
 from trainer.sharded_tensor import local
 from trainer.stream import global_index
 
@@ -120,11 +117,8 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
-        with _directed(loop, optimizer), loop.processes.accumulating():
+        with loop.update.trial(optimizer), loop.processes.accumulating():
             loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
-        torch.nn.utils.clip_grad_norm_(weights, loop.pace.max_grad_norm or float("inf"))
-        if optimizer is not None and not isinstance(loop.update, FusedBackward):
-            optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - started
@@ -135,14 +129,6 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     memory, total = _memory(device)
     what = describe(plan, index)
     return Trial(what, seconds, memory, total, str(device))
-
-
-def _directed(loop: Loop, optimizer: Optimizer | None) -> AbstractContextManager[None]:
-    """A backward pass that updates weights by itself uses the trial's optimizer, too."""
-    if not isinstance(loop.update, FusedBackward):
-        return nullcontext()
-    assert optimizer is None or isinstance(optimizer, Piecewise)
-    return loop.update.instead(optimizer)
 
 
 @torch.no_grad()

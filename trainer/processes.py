@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -21,6 +21,10 @@ class Processes(Protocol):
 
     def accumulating(self) -> AbstractContextManager[None]:
         """Around a micro-batch that is not the last of its step: its gradients need not be exchanged."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """The backward pass of a micro-batch; `last`: of its step."""
         ...
 
     def exchange(self) -> None:
@@ -52,6 +56,9 @@ class Copies:
     def accumulating(self) -> AbstractContextManager[None]:
         without: AbstractContextManager[None] = self._accelerator.no_sync(self._network)
         return without
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self._accelerator.backward(loss)
 
     def exchange(self) -> None:
         pass

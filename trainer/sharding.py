@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -68,6 +68,9 @@ class Shards:
     def accumulating(self) -> AbstractContextManager[None]:
         """Gradients are exchanged with every micro-batch: whole ones would need the memory that sharding saves."""
         return nullcontext()
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self._accelerator.backward(loss)
 
     @torch.no_grad()
     def exchange(self) -> None:

@@ -61,7 +61,7 @@ def test_the_lines_tell_it_in_words(project: Path) -> None:
     )
     assert "drawing samples takes 1.7 GB" in line and "encoding" not in line
     assert pytest.approx(0.745 * 2**30, rel=0.01) == RESERVED
-    pace = Pace(100, 2, 10, 1.0, 0.0, 1, 0)
+    pace = Pace(100, 2, 10, 1, 0)
     assert time_line(NEEDS, config, pace, CPU).startswith("Time: 8 TFLOP a step with the largest batch. The cpu here")
     assert operations_per_second(CPU, torch.float32) > 1e8
 

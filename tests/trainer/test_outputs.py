@@ -125,7 +125,7 @@ def test_a_sheet_of_a_long_run_shows_the_first_and_the_last(tmp_path: Path) -> N
 
 
 def pace(steps: int = 40, batches_per_epoch: int = 10, accumulation: int = 2) -> Pace:
-    return Pace(steps, accumulation, batches_per_epoch, 1.0, 0.0, 5, 0)
+    return Pace(steps, accumulation, batches_per_epoch, 5, 0)
 
 
 def one_process(count: int = 1) -> Any:

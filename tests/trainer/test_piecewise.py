@@ -71,8 +71,7 @@ def fused(update: FusedBackward, network: nn.Module, steps: int, start: int = 0)
     losses = []
     for step in range(start, start + steps):
         losses.append(backward(network, step))
-        norm = update.finish()
-        update.apply(norm.isfinite())
+        norm = update.take()
         update.settle(bool(norm.isfinite()))
     return losses
 
@@ -138,8 +137,7 @@ def test_a_gradient_that_is_not_finite_touches_no_weight_and_is_told(name: str) 
             spoil["on"] = step == 1
             before = [p.detach().clone() for p in network.parameters()]
             backward(network, step)
-            finite = bool(update.finish().isfinite())
-            update.apply(torch.tensor(finite))
+            finite = bool(update.take().isfinite())
             assert finite == (bad is None or step != 1)
             update.settle(finite)
             changed = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
@@ -165,7 +163,7 @@ def test_clipping_by_value_in_the_backward_pass() -> None:
                                      largest=1), max_value=1e-3)  # fmt: skip
     before = [p.detach().clone() for p in network.parameters()]
     backward(network, 0)
-    assert float(update.finish()) > 1e-2
+    assert float(update.take()) > 1e-2
     moved = max(float((p - q).detach().abs().max()) for p, q in zip(before, network.parameters(), strict=True))
     assert moved == pytest.approx(1e-3, rel=1e-3)
 

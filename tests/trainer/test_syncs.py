@@ -81,9 +81,9 @@ def test_numbers_are_read_after_the_next_steps_gradients_and_before_its_update(
 ) -> None:
     found = small.training(small.make(tmp_path / "a project"), "training.steps=4")
     loop, order = found.loop, []
-    gradients, apply, read = loop.gradients, loop.update.apply, Late.read
+    gradients, take, read = loop.gradients, loop.update.take, Late.read
     monkeypatch.setattr(loop, "gradients", lambda n: order.append(f"gradients {n + 1}") or gradients(n))
-    monkeypatch.setattr(loop.update, "apply", lambda finite: order.append("update") or apply(finite))
+    monkeypatch.setattr(loop.update, "take", lambda: order.append("update") or take())
     monkeypatch.setattr(Late, "read", lambda self: order.append("read") or read(self))
     assert found.run() == "done"
     later = [line for n in (2, 3, 4) for line in (f"gradients {n}", "read", "update")]

@@ -32,6 +32,7 @@ from trainer.processes import Processes
 from trainer.protocols import Family
 from trainer.resume import Stateful
 from trainer.schedules import Shape
+from trainer.update import Clipped, Update
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Learner:
     rates: Sequence[float]  # of the optimizer's groups
     averages: Averages
     finite: FiniteSteps
-    update: FiniteUpdate
+    update: Update
     compiled: Compiled | None
     limit: NormLimit | None  # of the adapters' lengths
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
@@ -121,14 +122,15 @@ def _piecewise(config: BaseConfig, groups: Sequence[Group], make: Make) -> Piece
     return Piecewise(groups, make, seed=config.run.seed, largest=largest)
 
 
-def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> FiniteUpdate:
+def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> Update:
     if config.training.fused_backward:
         return FusedBackward(optimizer.optimizer, config.training.max_grad_value, optimizer)
-    if _in_pieces(config):
-        return PiecewiseUpdate(optimizer)
-    return finite_update.choose(
-        optimizer,
-        scaled=accelerator.scaler is not None,
-        small=config.training.method == "lora",
-        device=accelerator.device,
-    )
+    finite: FiniteUpdate = PiecewiseUpdate(optimizer)
+    if not _in_pieces(config):
+        finite = finite_update.choose(
+            optimizer,
+            scaled=accelerator.scaler is not None,
+            small=config.training.method == "lora",
+            device=accelerator.device,
+        )
+    return Clipped(accelerator, optimizer, finite, config.training.max_grad_norm, config.training.max_grad_value)

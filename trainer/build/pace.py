@@ -17,8 +17,6 @@ def pace_of(config: BaseConfig, plan: Plan, processes: int) -> Pace:
         steps=steps,
         accumulation=training.gradient_accumulation,
         batches_per_epoch=plan.batches_per_epoch,
-        max_grad_norm=training.max_grad_norm,
-        max_grad_value=training.max_grad_value,
         log_every=config.logging.every,
         seed=config.run.seed,
     )
