@@ -9,11 +9,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.update import Update
+
 
 class Processes(Protocol):
     """Every method is called by all processes at the same time."""
 
-    sharded: bool  # whether a forward pass needs all of them
+    sharded: bool  # whether a forward or a backward pass needs all of them
 
     def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Both as the loop uses them."""
@@ -29,6 +31,10 @@ class Processes(Protocol):
 
     def exchange(self) -> None:
         """After the last backward pass of a step; from then on gradients are the mean over all processes."""
+        ...
+
+    def own_update(self) -> Update | None:
+        """What ends a step, where gradients are not in the reach of the loop; None = the usual. After `wrap`."""
         ...
 
     def whole(self) -> AbstractContextManager[None]:
@@ -62,6 +68,9 @@ class Copies:
 
     def exchange(self) -> None:
         pass
+
+    def own_update(self) -> None:
+        return None
 
     def whole(self) -> AbstractContextManager[None]:
         return nullcontext()

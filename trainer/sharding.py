@@ -81,6 +81,9 @@ class Shards:
         for weight, mean in zip(self._copied, means.split([g.numel() for g in gradients]), strict=True):
             weight.grad = mean.view_as(weight)
 
+    def own_update(self) -> None:
+        return None
+
     @contextmanager
     def whole(self) -> Iterator[None]:
         """In the precision in which they calculate."""

@@ -22,7 +22,7 @@ class Update(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether each step waits for the device."""
+        """Whether each step waits for the device where another optimizer's would not."""
         ...
 
     @property

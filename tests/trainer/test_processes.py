@@ -93,7 +93,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path: Path) -> None:
     assert stream(ranks, 1) == [list(expected.loop.batch(index).names) for index in range(4, 8)]
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
+@pytest.mark.parametrize("kind", ["MEGATRON_LM"])
 def test_what_is_not_supported_is_refused_by_the_name_of_its_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

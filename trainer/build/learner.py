@@ -100,7 +100,7 @@ def learner_of(
         rates=[group.lr for group in groups],
         averages=averages,
         finite=FiniteSteps(),
-        update=_update_of(config, accelerator, optimizer),
+        update=processes.own_update() or _update_of(config, accelerator, optimizer),
         compiled=compiled,
         limit=_norm_limit(config, family),
         spare_optimizer=make,

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 from torch.distributed.fsdp import CPUOffloadPolicy
 
+from trainer.build import zero
 from trainer.config import BaseConfig
 from trainer.errors import UserError
 from trainer.optimizers import ALIASES
@@ -20,13 +21,11 @@ from trainer.processes import Copies, Processes
 from trainer.protocols import Family
 from trainer.results import DTYPES
 from trainer.sharding import Shards
+from trainer.zero import Zero
 
 PATIENCE = timedelta(hours=1)  # of processes that wait while one draws samples or reads images; usual: 10 minutes
 FSDP = "ACCELERATE_USE_FSDP"  # by which `accelerate launch` asks for sharding
-REFUSED = {  # likewise -> what its file calls it
-    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
-}
+MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 # Optimizers that do the same to weights that are split (torch's DTensor) as to whole ones; most others refuse them.
 SHARDABLE = (
     *("adam", "adamw", "adamax", "nadam", "radam", "adagrad", "adadelta", "rmsprop", "sgd", "asgd"),
@@ -45,12 +44,11 @@ SHARDABLE = (
 
 def accelerator_for(config: BaseConfig) -> Accelerator:
     """Raises UserError for what this machine or this trainer cannot do."""
-    for variable, kind in REFUSED.items():
-        if _is_set(variable):
-            raise UserError(
-                f"distributed_type: {kind} (in accelerate's config, {variable}) is not supported. Use MULTI_GPU "
-                "(configs/accelerate/ddp.yaml), or FSDP (configs/accelerate/fsdp.yaml) to split the weights."
-            )
+    if _is_set(MEGATRON):
+        raise UserError(
+            f"distributed_type: MEGATRON_LM (in accelerate's config, {MEGATRON}) is not supported. Use MULTI_GPU "
+            "(configs/accelerate/ddp.yaml), or FSDP (configs/accelerate/fsdp.yaml) to split the weights."
+        )
     precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.training.precision]
     cpu = config.run.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if cpu and precision == "fp16":
@@ -60,7 +58,9 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
         raise UserError(f"run.device: found {config.run.device!r}, but torch sees no such device here; use 'auto'.")
     # accelerate keeps the first precision for the life of the process; here one process may train several runs.
     AcceleratorState._reset_state()
-    with _without(FSDP):  # it would wrap the network as one, which nobody could then run in part
+    # With FSDP it would wrap the network as one, which nobody could then run in part; DeepSpeed would have its own
+    # mixed precision, and split what cannot be put together again.
+    with _without(FSDP), _without(zero.DEEPSPEED):
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision,
@@ -74,6 +74,8 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
 
 def share_out(config: BaseConfig, accelerator: Accelerator, family: Family, rates: Mapping[str, float]) -> Processes:
     """Splits the parts that have a learning rate where accelerate's config asks for it."""
+    if accelerator.num_processes > 1 and _is_set(zero.DEEPSPEED):
+        return Zero(accelerator, stage=zero.stage(), max_norm=config.training.max_grad_norm)
     if accelerator.num_processes == 1 or not _is_set(FSDP):
         return Copies(accelerator)
     parts = [family.parts[name] for name in rates]
@@ -93,6 +95,8 @@ def _refuse(config: BaseConfig, accelerator: Accelerator) -> None:
         raise UserError(
             f"training.fused_backward: true works in one process, found {accelerator.num_processes}; set it to false."
         )
+    if _is_set(zero.DEEPSPEED):
+        zero.refuse(config)
     if _is_set(FSDP):
         _refuse_plugin()
         _refuse_unshardable(config)
