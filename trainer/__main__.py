@@ -51,6 +51,7 @@ def train(
     if checkpoint is not None and config.is_dir() and not checkpoint.is_dir():
         config, checkpoint = checkpoint, config  # `train --resume CHECKPOINT CONFIG` says the same
     commands.train(config, overrides or [], resume=resume, given=checkpoint)
+    commands.leave()
 
 
 @app.command()
@@ -66,6 +67,7 @@ def check(
     from trainer import commands
 
     commands.check(config, overrides or [], preflight=preflight, as_json=as_json)
+    commands.leave()
 
 
 @app.command()

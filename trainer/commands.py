@@ -47,6 +47,11 @@ def check(path: Path, overrides: Sequence[str], *, preflight: bool = False, as_j
         raise UserError(f"{p['file']}: {p['what']}" for p in report["problems"] if p["stops"])
 
 
+def leave() -> None:
+    """The last thing that one of several processes does."""
+    importlib.import_module("trainer.build").leave()
+
+
 def cache(path: Path, overrides: Sequence[str]) -> None:
     config = config_io.read(path, overrides)
     _build()

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
+from torch import distributed
 
+from tests.reliability import forks
 from tests.trainer import runs
-from trainer import config_io
+from trainer import build, config_io
 from trainer.build import accelerator_for
 from trainer.errors import UserError
 from trainer.run_dir import RunDir
@@ -101,6 +104,17 @@ def test_what_is_not_supported_is_refused_by_the_name_of_its_setting(
     config = config_io.read(runs.make_project(tmp_path / "p", images=1))
     with pytest.raises(UserError, match=rf"distributed_type: {kind}.*fsdp\.yaml"):
         accelerator_for(config)
+
+
+def test_the_processes_part_at_the_end() -> None:
+    def one() -> tuple[bool, bool]:
+        Accelerator(cpu=True)
+        before = distributed.is_initialized()
+        build.leave()
+        return before, distributed.is_initialized()
+
+    assert forks.ranks(2, one) == [(True, False)] * 2
+    build.leave()  # nothing where there is one process
 
 
 def test_accelerate_reads_the_example() -> None:

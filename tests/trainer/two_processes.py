@@ -40,7 +40,7 @@ def train(project: Path, *overrides: str, prepare: Callable[[Loop], None] | None
     digest = hashlib.sha256()
     weights = list(found.loop.network.parameters())
     for weight in weights:
-        digest.update(whole(weight).numpy().tobytes())
+        digest.update(whole(weight).float().numpy().tobytes())
     accelerator = found.loop.accelerator
     return {
         "processes": accelerator.num_processes,

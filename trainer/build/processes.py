@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
+from torch import distributed
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from trainer.build import zero
@@ -70,6 +71,12 @@ def accelerator_for(config: BaseConfig) -> Accelerator:
     if accelerator.num_processes > 1:
         _refuse(config, accelerator)
     return accelerator
+
+
+def leave() -> None:
+    """Ends the group of processes, if there is one: left to the end of the program it may crash that."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def share_out(config: BaseConfig, accelerator: Accelerator, family: Family, rates: Mapping[str, float]) -> Processes:
