@@ -13,7 +13,7 @@ from pathlib import Path
 
 from demo import architecture, paper, printed
 from trainer import commands
-from trainer.atomic import write_folder
+from trainer.files.atomic import write_folder
 from trainer.quiet import quiet
 
 HERE = Path(__file__).parent

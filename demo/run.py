@@ -15,7 +15,7 @@ from demo.judge import Judge
 from demo.picture import before_after
 from demo.summary import NAME, PLAIN, Trained, lines, report_of
 from trainer import commands
-from trainer.atomic import write_folder
+from trainer.files.atomic import write_folder
 from trainer.quiet import quiet
 
 HERE = Path(__file__).parent

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer import tensor_stream
-from trainer.atomic import write_folder
 from trainer.errors import RunError
-from trainer.sharded_tensor import shared_as, whole
+from trainer.files import tensor_stream
+from trainer.files.atomic import write_folder
+from trainer.parallel.sharded_tensor import shared_as, whole
 
 FORMAT = 1
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer import config_io, measurements, registry, settings_page
+from trainer import config_io, registry, settings_page
 from trainer.config_checks import notes
 from trainer.console import Console, busy
 from trainer.errors import UserError
+from trainer.measuring import measurements
 from trainer.quiet import quiet
 from trainer.run_dir import RunDir
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from trainer import registry
-from trainer.intervals import Interval
+from trainer.run.intervals import Interval
 
 
 class Section(BaseModel):
@@ -67,7 +67,7 @@ def _interval(value: int | str) -> int | str:
     return value
 
 
-Every = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_interval)]  # read by trainer.intervals
+Every = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_interval)]  # read by trainer.run.intervals
 Sampler = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",

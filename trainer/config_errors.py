@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from trainer.config import extra
+from trainer.config import Config, extra
+from trainer.config_keys import keys, tables
 
 Place = tuple[str | int, ...]
 
@@ -108,9 +109,6 @@ def _remove(values: Any, place: Place) -> None:
 
 def _suggest(place: Place) -> str:
     """Where the key may have been meant to go: a near name at its level, else the same or a near name anywhere."""
-    from trainer.config import Config
-    from trainer.config_io import keys  # at call time: the two modules complete each other
-
     name = str(place[-1])
     level = _level(Config, place[:-1])
     here = {} if level is None else _names(level)
@@ -143,17 +141,14 @@ def _names(level: type[BaseModel]) -> dict[str, str]:
 
 
 def _level(model: type[BaseModel], place: Place) -> type[BaseModel] | None:
-    from trainer.config_io import _flatten
-
     for part in place:
         if isinstance(part, int):
             continue
         field = model.model_fields.get(part)
         if field is None:
             return None
-        inner = [a for a in (field.annotation, *_flatten(field.annotation)) if isinstance(a, type)]
-        models = [a for a in inner if issubclass(a, BaseModel)]
-        if not models:
+        inside = tables(field)
+        if not inside:
             return None
-        model = models[0]
+        model = inside[0]
     return model

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from trainer import config_errors
-from trainer.atomic import write_text
-from trainer.config import Config, DatasetOptions, Section, SubsetOptions, extra
+from trainer.config import Config, DatasetOptions, SubsetOptions, extra
 from trainer.config_checks import problems_between
 from trainer.data.dataset_file import TABLES, included
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 
 DEEPEST = 50  # levels of tables and lists
 
@@ -188,23 +188,3 @@ def write(config: Config, path: Path) -> None:
 def schema() -> dict[str, Any]:
     """The JSON schema for editors."""
     return Config.model_json_schema()
-
-
-def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted path, field) of the schema, depth first; list items are written as `datasets[]`."""
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        inner = [a for a in (field.annotation, *_flatten(field.annotation)) if isinstance(a, type)]
-        models = [a for a in inner if issubclass(a, BaseModel)]
-        yield path, field
-        for child in models:
-            listed = (
-                "[]" if issubclass(child, Section) and field.annotation is not child and "list" in str(field) else ""
-            )
-            yield from keys(child, f"{path}{listed}.")
-
-
-def _flatten(annotation: Any) -> Iterator[Any]:
-    for argument in get_args(annotation):
-        yield argument
-        yield from _flatten(argument)

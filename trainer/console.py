@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trainer.events import Error, Event, Notice, Sample, Save, Start, Step, Stop, Validation
-from trainer.line_file import LineFile
+from trainer.files.line_file import LineFile
 
 Update = Callable[[int, str], None]  # (done, remark)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal

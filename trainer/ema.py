@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.sharded_tensor import joined_as, local, shared_as
+from trainer.parallel.sharded_tensor import joined_as, local, shared_as
 
 
 class Averages:

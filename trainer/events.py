@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainer.atomic import write_text
 from trainer.errors import UserError
-from trainer.line_file import LineFile
+from trainer.files.atomic import write_text
+from trainer.files.line_file import LineFile
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer import build, config_io, inspection, lora_file, lora_tools, prompts, sampling
+from trainer import build, config_io, lora_file, sampling
+from trainer.adapters import lora_tools
+from trainer.adapters.lora_tools import Approximated, Weighted
 from trainer.config import Config
 from trainer.console import Console
 from trainer.errors import UserError
-from trainer.lora_tools import Approximated, Weighted
+from trainer.files import inspection
 from trainer.protocols import Family
-from trainer.results import DTYPES, FullResult
+from trainer.run.results import DTYPES, FullResult
+from trainer.samples import prompts
 
 LABEL = 22  # pixels above each picture of a grid
 

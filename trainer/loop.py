@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer.adapters.norm_limit import NormLimit
 from trainer.batch import Batch
-from trainer.compilation import Compiled, sample_of
-from trainer.control import Control
+from trainer.device.compilation import Compiled, sample_of
+from trainer.device.late import Late
 from trainer.ema import Averages
 from trainer.errors import RunError
 from trainer.events import Notice, Sink, Start, Step, Stop
-from trainer.guards import FiniteSteps, StepTimes
-from trainer.late import Late
 from trainer.noise import Streams
-from trainer.norm_limit import NormLimit
+from trainer.optim.update import Update
 from trainer.optimizers import found_step_size
-from trainer.processes import Processes
+from trainer.parallel.processes import Processes
+from trainer.parallel.stream import global_index
+from trainer.run.control import Control
+from trainer.run.guards import FiniteSteps, StepTimes
 from trainer.step import StepResult, TrainingStep
-from trainer.stream import global_index
-from trainer.update import Update
 
 
 @dataclass(frozen=True)

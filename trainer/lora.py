@@ -14,12 +14,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
-from trainer import lora_file, lora_peft
-from trainer.adapter_weights import MAGNITUDE, UP, AdapterWeights, apply, delta
+from trainer import lora_file
+from trainer.adapters import lora_peft
+from trainer.adapters.adapter_weights import MAGNITUDE, UP, AdapterWeights, apply, delta
+from trainer.adapters.lora_peft import ADAPTER, Settings
+from trainer.device.quantise import is_quantised
 from trainer.errors import UserError
-from trainer.lora_peft import ADAPTER, Settings
 from trainer.protocols import Family
-from trainer.quantise import is_quantised
 from trainer.randomness import generator
 
 _ZERO = (UP, "hada_w2_b", "lokr_w1", "lokr_w1_a")  # the factor of each kind that starts at zero

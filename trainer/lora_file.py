@@ -18,10 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainer import atomic, lora_names
-from trainer.adapter_weights import MAGNITUDE, AdapterWeights, delta, is_complete, is_finite, is_zero
+from trainer.adapters import lora_names
+from trainer.adapters.adapter_weights import MAGNITUDE, AdapterWeights, delta, is_complete, is_finite, is_zero
 from trainer.errors import UserError
-from trainer.tensor_file import is_pickle, read_header, read_json, read_tensors
+from trainer.files import atomic
+from trainer.files.tensor_file import is_pickle, read_header, read_json, read_tensors
 
 
 class NothingLearnedError(UserError):

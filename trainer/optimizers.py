@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer.errors import UserError
+from trainer.parallel.sharded_tensor import shared_as
 from trainer.parameters import Group
-from trainer.sharded_tensor import shared_as
 
 # Names that users of kohya's sd-scripts know, where the libraries' class is called otherwise.
 ALIASES = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Generator, Tensor, nn
 
-from trainer.adapter_weights import AdapterWeights
+from trainer.adapters.adapter_weights import AdapterWeights
 from trainer.batch import Geometry, NoiseDraw, TextStates
 
 if TYPE_CHECKING:

@@ -59,7 +59,7 @@ class RunDir:
 
     @property
     def validation(self) -> Path:
-        """What was asked and answered, see trainer.measurements."""
+        """What was asked and answered, see trainer.measuring.measurements."""
         return self.path / "validation"
 
     @property

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer import samplers
-from trainer.atomic import write_file
-from trainer.prompts import Request
+from trainer.files.atomic import write_file
 from trainer.protocols import Family
+from trainer.samples import samplers
+from trainer.samples.prompts import Request
 
 TOGETHER = 4  # pictures drawn as one batch
 

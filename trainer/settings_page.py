@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer.config import Dataset, General, Subset, extra
-from trainer.config_io import keys as schema_keys
+from trainer.config_keys import keys as schema_keys
 
 HEAD = """# Every setting
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.batch import Batch
 from trainer.losses import masked_mean
-from trainer.measurements import Losses, Questions
+from trainer.measuring.measurements import Losses, Questions
 from trainer.noise import gaussian
 from trainer.protocols import Family, Objective
 from trainer.randomness import generator

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from ui.workspace import read_json
 
 LONGEST = 20_000  # characters of a caption

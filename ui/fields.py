@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from trainer import registry
 from trainer.config import General, extra
-from trainer.config_io import keys as schema_keys
+from trainer.config_keys import keys as schema_keys
 from ui.labels import LABELS, SUGGESTIONS, plain_label
 
 Kind = Literal["switch", "choice", "text", "number", "lines", "list", "table", "presence"]
@@ -44,7 +44,7 @@ UNSET = Unset()
 class Field:
     """One key of the config."""
 
-    key: str  # dotted, as trainer.config_io.keys writes it: training.steps, datasets[].resolution
+    key: str  # dotted, as trainer.config_keys writes it: training.steps, datasets[].resolution
     kind: Kind
     label: str
     help: str

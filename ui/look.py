@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer import config_io
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 
 if TYPE_CHECKING:
     from trainer.reports.dataset import DatasetReport, Shown

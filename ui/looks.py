@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer import config_io
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from ui import look, processes
 from ui.look import PROGRESS, Look, Picture
 from ui.session import Page

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from PIL import Image, ImageOps
 
-from trainer.atomic import write_file
+from trainer.files.atomic import write_file
 
 Kind = Literal["image", "thumb", "report", "download"]
 THUMB = 320  # pixels of a thumbnail's longer side

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 
 from trainer import config_io, registry
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from ui import noise_numbers as numbers
 from ui import noise_views as views
 from ui import processes, session

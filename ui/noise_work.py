@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import config_io, registry
-from trainer.atomic import write_folder
 from trainer.errors import UserError
+from trainer.files.atomic import write_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,8 +22,8 @@ import psutil
 from filelock import FileLock
 
 from trainer import config_io
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from trainer.run_dir import RunDir
 from ui.workspace import PROGRAM, Workspace, read_json
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from ui import draft as drafts
 from ui.draft import Draft
 from ui.fields import UNSET, Control, above, all_fields, from_control

@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainer.atomic import write_text
 from trainer.errors import UserError
+from trainer.files.atomic import write_text
 from trainer.run_dir import RunDir
 
 PROGRAM = Path(__file__).resolve().parents[1]  # where trainer, configs and demo are

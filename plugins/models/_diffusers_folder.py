@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.tensor_file import read_json, read_tensors
+from trainer.files.tensor_file import read_json, read_tensors
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"  # of the UNet and the VAE
 TRANSFORMERS_STEM = "model"  # of text encoders

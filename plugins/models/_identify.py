@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from plugins.models._diffusers_folder import DiffusersFolder, find
-from trainer.tensor_file import PICKLE_SUFFIXES, read_header, read_json
+from trainer.files.tensor_file import PICKLE_SUFFIXES, read_header, read_json
 
 _SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -27,10 +27,11 @@ from plugins.models._modules import Network
 from plugins.models._single_file import Layout, SingleFile
 from plugins.models._source import Source
 from plugins.models._text import TextSettings
-from trainer import lora_file, lora_names
-from trainer.adapter_weights import DOWN, UP, AdapterWeights
+from trainer import lora_file
+from trainer.adapters import lora_names
+from trainer.adapters.adapter_weights import DOWN, UP, AdapterWeights
 from trainer.errors import UserError
-from trainer.tensor_file import read_header
+from trainer.files.tensor_file import read_header
 
 
 @dataclass(frozen=True)

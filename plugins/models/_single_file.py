@@ -15,7 +15,7 @@ from torch import Tensor
 from plugins.models import _clip, _open_clip, _original_config
 from plugins.models._original_names import Names, unet_names, vae_names
 from trainer.errors import UserError
-from trainer.tensor_file import Header, read_header, read_tensors
+from trainer.files.tensor_file import Header, read_header, read_tensors
 
 TextKind = Literal["clip", "open_clip", "open_clip_without_last"]
 _EMA = "model_ema."

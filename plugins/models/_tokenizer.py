@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from plugins.models._diffusers_folder import write_json
 from trainer.errors import UserError
-from trainer.tensor_file import read_json
+from trainer.files.tensor_file import read_json
 
 _FILES = ("tokenizer.json", "vocab.json")
 _HUB = "openai/clip-vit-large-patch14"

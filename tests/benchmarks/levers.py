@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tests.trainer import runs
 from trainer.build import Training
-from trainer.compilation import obstacle
+from trainer.device.compilation import obstacle
 
 WARM_UP = 3
 FULL = ("training.method='full'", "training.max_grad_norm=0")

@@ -37,7 +37,7 @@ from tests.trainer import runs
 from trainer import config_io
 from trainer.build import Training
 from trainer.build.estimate import estimate
-from trainer.checkpointing import set_level
+from trainer.device.checkpointing import set_level
 
 WARM_UP = 20
 RANK = 16

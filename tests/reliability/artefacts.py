@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from trainer import atomic, checkpoint, lora_file, sampling
-from trainer.adapter_weights import AdapterWeights
+from trainer import checkpoint, lora_file, sampling
+from trainer.adapters.adapter_weights import AdapterWeights
 from trainer.errors import RunError, UserError
+from trainer.files import atomic
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 import tomlkit
 
 from tests.reliability import small
-from trainer import config_io
+from trainer import config_io, config_keys
 from trainer.config_checks import notes
 from trainer.errors import UserError
 
@@ -36,7 +36,7 @@ NASTY: list[Callable[[random.Random], Any]] = [
 
 KEYS = [
     (path, field.get_default(call_default_factory=True))
-    for path, field in config_io.keys()  # noqa: SIM118 (a function)
+    for path, field in config_keys.keys()  # noqa: SIM118 (a function)
     if "[]" not in path and path.count(".") == 1
 ]
 
@@ -114,7 +114,7 @@ def override(luck: random.Random) -> str:
     if luck.random() < 0.3:  # a sound one
         path, value = luck.choice([(p, v) for p, v in KEYS if isinstance(v, (bool, int, float, str))])
         return f"{path}={json.dumps(value)}"
-    path = luck.choice([path for path, _ in config_io.keys()]).replace("[]", f"[{luck.randrange(-1, 3)}]")  # noqa: SIM118
+    path = luck.choice([path for path, _ in config_keys.keys()]).replace("[]", f"[{luck.randrange(-1, 3)}]")  # noqa: SIM118
     values = ["1", "-1", "nan", "inf", "[]", "{}", "''", "x", "", "1e400", "[[1]]", "2020-01-01", "{a={b=1}}", "=", "'"]
     value = luck.choice([*values, "9" * 400, "9" * 5000, "\x00", "{", "0x", "true", "[1,'a']", "[" * 2000])
     return luck.choice([f"{path}={value}", f"{path}", f"={value}", f"{path}.x={value}", f"..={value}", f"[0]={value}"])

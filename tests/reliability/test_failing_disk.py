@@ -10,7 +10,7 @@ import pytest
 
 from tests.reliability.artefacts import ARTEFACTS, Artefact
 from tests.reliability.disk import Counter, Fails, watched
-from trainer.atomic import PARTIAL, tidy
+from trainer.files.atomic import PARTIAL, tidy
 
 FAILURES = [
     pytest.param(how, for_good, id=f"{name}{', for good' if for_good else ''}")

@@ -15,8 +15,8 @@ from tests.reliability.artefacts import ARTEFACTS, same_state, state
 from tests.reliability.disk import watched
 from tests.reliability.power import Ledger
 from trainer import checkpoint, config_io
-from trainer.atomic import tidy
-from trainer.resume import Keeper
+from trainer.files.atomic import tidy
+from trainer.run.resume import Keeper
 from trainer.run_dir import RunDir
 
 SEEDS = 500

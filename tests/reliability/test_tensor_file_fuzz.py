@@ -16,9 +16,9 @@ import torch
 
 from tests.reliability.forks import forked
 from trainer import lora_file
-from trainer.adapter_weights import AdapterWeights
+from trainer.adapters.adapter_weights import AdapterWeights
 from trainer.errors import UserError
-from trainer.tensor_file import read_header, read_tensors
+from trainer.files.tensor_file import read_header, read_tensors
 
 RANDOM = 5000
 ROOM = 64 << 20  # bytes that reading files of a few kilobytes may take: libraries, fragments, threads

@@ -11,8 +11,9 @@ import pytest
 import tomlkit
 
 from tests.reliability import small
-from trainer import __main__, environment
+from trainer import __main__
 from trainer.errors import UserError
+from trainer.run import environment
 
 
 @pytest.fixture

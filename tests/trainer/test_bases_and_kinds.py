@@ -19,7 +19,7 @@ from tests.tiny import tiny_sd, tiny_sdxl
 from tests.trainer import runs
 from trainer import lora, lora_file
 from trainer.errors import UserError
-from trainer.inspection import inspect
+from trainer.files.inspection import inspect
 
 BASES: dict[str, tuple[Any, Any]] = {
     "sd1": (StableDiffusion, tiny_sd),

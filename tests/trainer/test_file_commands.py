@@ -13,7 +13,7 @@ from PIL import Image
 from tests.trainer import runs
 from trainer import lora_file
 from trainer.__main__ import main
-from trainer.adapter_weights import delta
+from trainer.adapters.adapter_weights import delta
 
 
 @pytest.fixture(scope="module")

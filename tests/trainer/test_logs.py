@@ -14,7 +14,7 @@ from tests.reliability import small
 from trainer import config_io
 from trainer.errors import UserError
 from trainer.events import Step, scalars, without_paths
-from trainer.line_file import LineFile
+from trainer.files.line_file import LineFile
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 
 from plugins.models.sd import StableDiffusion
 from tests.tiny import tiny_sd
-from trainer import lora, lora_peft
+from trainer import lora
+from trainer.adapters import lora_peft
 from trainer.batch import Geometry, TextStates
 from trainer.errors import UserError
 

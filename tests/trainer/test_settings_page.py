@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.config import Dataset, Subset, extra
-from trainer.config_io import keys as schema_keys
+from trainer.config_keys import keys as schema_keys
 from trainer.settings_page import markdown
 
 PAGE = Path(__file__).parents[2] / "docs/settings.md"

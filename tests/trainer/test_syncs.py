@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.reliability import small
 from trainer.build import Training
-from trainer.late import Late
+from trainer.device.late import Late
 
 HOST_ONLY = "_draws.py:host_random"  # draws on the host, from a generator's state, which is on the host too
 WAITS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.test_training import losses, same, weights
-from trainer import commands, config_io, lora, measurements, registry, validation, validation_set
+from trainer import commands, config_io, lora, registry, validation
 from trainer.batch import Batch, Geometry
 from trainer.config import Validation
 from trainer.data.cache import MemoryLatents
@@ -30,11 +30,12 @@ from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.data.scan import scan
 from trainer.errors import UserError
-from trainer.measurements import Answers, Measurements, Picture, Questions
+from trainer.measuring import measurements, validation_set
+from trainer.measuring.measurements import Answers, Measurements, Picture, Questions
+from trainer.measuring.validator import Validator
 from trainer.reports.learning import learning
 from trainer.run_dir import RunDir
 from trainer.validation import Asked
-from trainer.validator import Validator
 
 MEASURED = ("validation.split=0.3", "validation.every=2", "validation.draws=2", "validation.training_images=2")
 

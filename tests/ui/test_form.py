@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.ui.values import another, schema
 from trainer import config_io
-from trainer.config_io import keys as schema_keys
+from trainer.config_keys import keys as schema_keys
 from trainer.errors import UserError
 from ui import draft as drafts
 from ui import entries, session

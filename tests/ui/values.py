@@ -7,7 +7,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from trainer import config_io
+from trainer import config_keys
 from ui.fields import Field, all_fields
 
 # Lists whose members depend on each other.
@@ -15,7 +15,7 @@ PAIRS = {"timesteps": [10, 900], "resolution": [96, 64], "face_crop_aug_range": 
 
 
 def schema() -> dict[str, FieldInfo]:
-    return dict(config_io.keys())
+    return dict(config_keys.keys())
 
 
 def another(field: Field) -> Any:

@@ -10,9 +10,9 @@ from trainer.config import BaseConfig
 from trainer.console import Console
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
+from trainer.device.placement import Placement
 from trainer.errors import UserError
-from trainer.placement import Placement
-from trainer.results import DTYPES
+from trainer.run.results import DTYPES
 
 
 def fill(config: BaseConfig, console: Console) -> None:

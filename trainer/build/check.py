@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import prompts
 from trainer.build.data import held_out_lines, split_of
 from trainer.build.estimate import Estimate, estimate
 from trainer.build.model import open_family, tokenizer_of
@@ -21,11 +20,12 @@ from trainer.data.scan import scan
 from trainer.errors import UserError
 from trainer.loop import Pace
 from trainer.parameters import ALWAYS, Group, Window
-from trainer.preflight import largest
 from trainer.reports import dataset_run, noise_warning, rates
 from trainer.reports.cutoff import Cutter, cutter, limit_of
 from trainer.reports.dataset import to_json
 from trainer.reports.rates import Rate
+from trainer.run.preflight import largest
+from trainer.samples import prompts
 from trainer.schedules import Shape
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import lora, validation_set
+from trainer import lora
 from trainer.batch import Batch
 from trainer.build.encoding import image_encoder, latents_of, text_encoder, texts_of
 from trainer.build.model import objective_of
 from trainer.build.noise import noise_warnings
 from trainer.config import BaseConfig
 from trainer.console import Console
-from trainer.control import Control
 from trainer.data import holdout
 from trainer.data.cache import Latents
 from trainer.data.dataset import Dataset
@@ -27,14 +26,16 @@ from trainer.data.on_demand import OnDemandLatents
 from trainer.data.plan import Plan
 from trainer.data.prefetch import Prefetch
 from trainer.data.scan import scan
+from trainer.device.placement import VAE, Placement
 from trainer.events import Sink
 from trainer.loop import Pace
-from trainer.placement import VAE, Placement
+from trainer.measuring import validation_set
+from trainer.measuring.validation_set import ValidationSet
+from trainer.measuring.validator import Validator
 from trainer.protocols import Family
-from trainer.results import SharedResult
+from trainer.run.control import Control
+from trainer.run.results import SharedResult
 from trainer.run_dir import RunDir
-from trainer.validation_set import ValidationSet
-from trainer.validator import Validator
 
 
 def scan_data(config: BaseConfig, console: Console, family: Family) -> Dataset:

@@ -19,8 +19,8 @@ from trainer.data.disk_latents import DiskLatents, Recipe
 from trainer.data.disk_texts import DiskTexts
 from trainer.data.encode import Encode, variants
 from trainer.data.kohya_npz import KohyaLatents
-from trainer.placement import VAE, Placement
-from trainer.results import DTYPES
+from trainer.device.placement import VAE, Placement
+from trainer.run.results import DTYPES
 
 
 def image_encoder(config: BaseConfig, placement: Placement) -> Encode:

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import optimizers, prompts
+from trainer import optimizers
 from trainer.batch import Geometry, TextStates
 from trainer.build.model import prepare_parts, resting_parts
-from trainer.checkpointing import set_level
 from trainer.config import BaseConfig, DatasetOptions, effective
 from trainer.data.encode import together
-from trainer.live_memory import peak
+from trainer.device.checkpointing import set_level
+from trainer.device.live_memory import peak
+from trainer.device.placement import VAE
 from trainer.network import Network
 from trainer.parameters import Group
-from trainer.placement import VAE
-from trainer.results import DTYPES
+from trainer.run.results import DTYPES
+from trainer.samples import prompts
 from trainer.sampling import TOGETHER
 
 META = torch.device("meta")

@@ -12,27 +12,28 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import finite_update, lora, optimizers, parameters, schedules
+from trainer import lora, optimizers, parameters, schedules
+from trainer.adapters.norm_limit import NormLimit
 from trainer.build.model import learning_steps
 from trainer.build.processes import share_out
-from trainer.checkpointing import set_level
-from trainer.compilation import Compiled
 from trainer.config import BaseConfig
+from trainer.device.checkpointing import set_level
+from trainer.device.compilation import Compiled
+from trainer.device.placement import Placement
 from trainer.ema import Averages
-from trainer.finite_update import FiniteUpdate
-from trainer.fused_backward import FusedBackward
-from trainer.guards import FiniteSteps
 from trainer.loop import Pace
 from trainer.network import Network
-from trainer.norm_limit import NormLimit
+from trainer.optim import finite_update
+from trainer.optim.finite_update import FiniteUpdate
+from trainer.optim.fused_backward import FusedBackward
+from trainer.optim.piecewise import PIECE, Make, Piecewise, PiecewiseUpdate
+from trainer.optim.update import Clipped, Update
+from trainer.parallel.processes import Processes
 from trainer.parameters import Group, Rates
-from trainer.piecewise import PIECE, Make, Piecewise, PiecewiseUpdate
-from trainer.placement import Placement
-from trainer.processes import Processes
 from trainer.protocols import Family
-from trainer.resume import Stateful
+from trainer.run.guards import FiniteSteps
+from trainer.run.resume import Stateful
 from trainer.schedules import Shape
-from trainer.update import Clipped, Update
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from trainer import lora, parameters, registry
 from trainer.config import BaseConfig
 from trainer.config_io import looks_like_path
 from trainer.data.dataset import Dataset
+from trainer.device.placement import VAE
+from trainer.device.quantise import Bits, quantise
 from trainer.errors import UserError
-from trainer.facts import metadata_of, model_metadata_of
 from trainer.loop import Pace
 from trainer.parameters import Group
-from trainer.placement import VAE
 from trainer.protocols import Family, Objective
-from trainer.quantise import Bits, quantise
-from trainer.results import DTYPES, FullResult, LoraResult, Result
+from trainer.run.facts import metadata_of, model_metadata_of
+from trainer.run.results import DTYPES, FullResult, LoraResult, Result
 
 
 def open_family(config: BaseConfig, *, outline: bool = False) -> Family:

@@ -7,14 +7,14 @@ import time
 
 import torch
 
-from trainer.advice import memory_advice
-from trainer.atomic import size_text
 from trainer.build.estimate import RESERVED, Estimate
 from trainer.build.processes import accelerator_for
 from trainer.config import BaseConfig
 from trainer.console import clock
+from trainer.files.atomic import size_text
 from trainer.loop import Pace
-from trainer.results import DTYPES
+from trainer.run.advice import memory_advice
+from trainer.run.results import DTYPES
 
 SIDE = 1024  # of the matrices that are multiplied to learn the device's speed
 ROUNDS = 5

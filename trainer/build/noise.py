@@ -13,18 +13,18 @@ from trainer.console import Console
 from trainer.data.cache import Latents
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
+from trainer.device.placement import VAE, Placement
 from trainer.errors import UserError
 from trainer.loop import Pace
 from trainer.noise import NoiseChain
 from trainer.noise_pool import NoisePool, Place
-from trainer.placement import VAE, Placement
+from trainer.parallel.stream import global_index
 from trainer.protocols import Family
 from trainer.reports import noise_run, noise_warning
 from trainer.reports.noise_effect import Latents as Measured
 from trainer.reports.noise_sample import Sample
 from trainer.reports.noise_shift import Schedule
-from trainer.results import DTYPES
-from trainer.stream import global_index
+from trainer.run.results import DTYPES
 from trainer.timesteps import Timesteps
 
 

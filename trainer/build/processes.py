@@ -18,11 +18,13 @@ from trainer.build import zero
 from trainer.config import BaseConfig
 from trainer.errors import UserError
 from trainer.optimizers import ALIASES
-from trainer.processes import Copies, Processes
+from trainer.parallel.processes import Copies, Processes
+from trainer.parallel.sharding import Shards
 from trainer.protocols import Family
 from trainer.results import DTYPES
 from trainer.sharding import Shards
 from trainer.zero import Zero
+from trainer.run.results import DTYPES
 
 PATIENCE = timedelta(hours=1)  # of processes that wait while one draws samples or reads images; usual: 10 minutes
 FSDP = "ACCELERATE_USE_FSDP"  # by which `accelerate launch` asks for sharding

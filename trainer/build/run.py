@@ -11,8 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
-from trainer import environment, outputs, prompts
-from trainer.advice import memory_advice, slowness_hint
 from trainer.batch import Batch
 from trainer.build.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of, validator_of
 from trainer.build.learner import Learner, learner_of
@@ -27,28 +25,31 @@ from trainer.build.model import (
 from trainer.build.noise import noise_chain, timesteps_of
 from trainer.build.pace import pace_of
 from trainer.build.processes import accelerator_for
-from trainer.checkpointing import LEVELS, set_level
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
 from trainer.console import Console
-from trainer.control import Control, StopRequestedError
 from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.plan import Plan
-from trainer.determinism import set_deterministic
+from trainer.device.checkpointing import LEVELS, set_level
+from trainer.device.determinism import set_deterministic
+from trainer.device.placement import Placement
 from trainer.errors import RunError, UserError
 from trainer.events import Error, Notice, Start
-from trainer.guards import StepTimes
-from trainer.holder import holder_of, in_use
 from trainer.loop import Loop, Pace, Periodic
 from trainer.losses import Loss
-from trainer.placement import Placement
-from trainer.preflight import attempt, describe, indices_of, largest, quickest
 from trainer.protocols import Family
-from trainer.results import DTYPES, SharedResult
-from trainer.resume import Keeper, may_start, refuse_other_steps
+from trainer.run import environment, outputs
+from trainer.run.advice import memory_advice, slowness_hint
+from trainer.run.control import Control, StopRequestedError
+from trainer.run.guards import StepTimes
+from trainer.run.holder import holder_of, in_use
+from trainer.run.preflight import attempt, describe, indices_of, largest, quickest
+from trainer.run.results import DTYPES, SharedResult
+from trainer.run.resume import Keeper, may_start, refuse_other_steps
+from trainer.run.run_folder import RunFolder
 from trainer.run_dir import RunDir
-from trainer.run_folder import RunFolder
+from trainer.samples import prompts
 from trainer.step import TrainingStep
 
 

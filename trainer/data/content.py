@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import atomic
 from trainer.data.ahead import in_order
 from trainer.data.images import BrokenImageError
 from trainer.errors import RunError
+from trainer.files import atomic
 
 # A file that was changed this shortly before it was hashed may change again without a new time stamp.
 SETTLED = 2_000_000_000  # nanoseconds

@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer import atomic
 from trainer.errors import RunError
+from trainer.files import atomic
 
 Entry = Mapping[str, Tensor]  # what a key stands for: named tensors
 SUFFIX = ".safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.measurements import Answers, Losses, Measurements, Picture, Questions
+from trainer.measuring.measurements import Answers, Losses, Measurements, Picture, Questions
 from trainer.reports.estimate import Estimate, improvement
 from trainer.reports.learning import learning, percent
 

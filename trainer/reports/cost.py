@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.live_memory import LiveMemory
+from trainer.device.live_memory import LiveMemory
 
 WARM_UP = 1  # calls
 

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.atomic import write_text
 from trainer.data.images import printable
+from trainer.files.atomic import write_text
 from trainer.reports.dataset import Caption, DatasetReport, Problem, Shown
 from trainer.reports.html import (
     Figure,

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.atomic import write_text
 from trainer.console import Console
 from trainer.data.dataset import Dataset
+from trainer.files.atomic import write_text
 from trainer.reports import dataset_page
 from trainer.reports.cutoff import Cutter
 from trainer.reports.dataset import DatasetReport, examine, to_json

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from trainer.measurements import Losses
+from trainer.measuring.measurements import Losses
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95

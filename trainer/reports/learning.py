@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.measurements import Answers, Losses, Measurements, Questions
+from trainer.measuring.measurements import Answers, Losses, Measurements, Questions
 from trainer.reports.estimate import FEWEST, Estimate, improvement
 
 BINS = 4  # equal slices of the noise schedule, clean to noisy

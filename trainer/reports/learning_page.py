@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from trainer.atomic import write_text
+from trainer.files.atomic import write_text
 from trainer.reports.estimate import Estimate
 from trainer.reports.html import (
     Figure,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from trainer.atomic import write_text
 from trainer.console import Console
 from trainer.data.encode import Stored, Variant
-from trainer.placement import VAE
+from trainer.device.placement import VAE
+from trainer.files.atomic import write_text
 from trainer.protocols import Family
 from trainer.reports.noise import Asked, NoiseReport, report, settings_of
 from trainer.reports.noise_advice import LOSS, advice, headline

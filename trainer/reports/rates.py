@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from trainer.atomic import write_text
+from trainer.files.atomic import write_text
 from trainer.reports.html import page, section
 from trainer.reports.plot import Axis, Series, line_plot
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trainer.config import DatasetOptions, SubsetOptions
 from trainer.data.dataset import Dataset, Item, Source
 from trainer.data.plan import Plan
-from trainer.stream import global_index
+from trainer.parallel.stream import global_index
 
 SIZES = ((64, 64), (64, 128), (128, 64))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.errors import UserError
-from trainer.measurements import Answers, Measurements, Picture, Questions
+from trainer.measuring.measurements import Answers, Measurements, Picture, Questions
 from trainer.reports.comparison import compare, lines, settings
 
 HELD = 20

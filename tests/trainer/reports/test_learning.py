@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from trainer.measurements import Answers, Measurements, Picture, Questions
+from trainer.measuring.measurements import Answers, Measurements, Picture, Questions
 from trainer.reports.estimate import Estimate
 from trainer.reports.learning import Learning, learning, percent
 

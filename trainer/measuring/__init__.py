@@ -1,0 +1,1 @@
+"""The held-out loss of a run, and what is known of it."""

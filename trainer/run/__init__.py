@@ -1,0 +1,1 @@
+"""One run from its start to its end: its folder, what it writes, how it is stopped and goes on."""

@@ -1,0 +1,147 @@
+"""One real step with the largest batch before the first: that it fits, and what it takes. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.console import clock
+from trainer.data.plan import Plan
+from trainer.device.checkpointing import Level
+from trainer.files.atomic import size_text
+from trainer.loop import Loop
+from trainer.parallel.sharded_tensor import local
+from trainer.parallel.stream import global_index
+
+ROOM = 0.92  # of the device's memory: other programs, samples and fragments need the rest
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one optimizer step took."""
+
+    what: str  # the batch, in words
+    seconds: float
+    memory: int  # bytes: the device's peak, or what the process holds on a CPU
+    total: int  # bytes that the device has
+    device: str
+
+    def line(self, steps: int) -> str:
+        """For a run with so many steps to go."""
+        return (
+            f"preflight: a step with the largest batch ({self.what}) takes {self.seconds:.2f} s and "
+            f"{size_text(self.memory)} of {size_text(self.total)} on {self.device}; "
+            f"{steps} steps take at most about {clock(steps * self.seconds)}, plus samples and saves"
+        )
+
+
+def largest(plan: Plan) -> int:
+    """The index of the batch with the most pixels in the first epoch."""
+
+    def pixels(index: int) -> int:
+        items = [plan.dataset.items[entry.item] for entry in plan.batch(index).entries]
+        return sum(item.target[0] * item.target[1] for item in items)
+
+    return max(range(plan.batches_per_epoch), key=pixels)
+
+
+def indices_of(index: int, accumulation: int, ranks: int, rank: int) -> list[int]:
+    """The micro-batches of this process in the step that holds micro-batch `index`."""
+    step = index // (accumulation * ranks)
+    return [global_index(step, micro, accumulation, rank, ranks) for micro in range(accumulation)]
+
+
+def describe(plan: Plan, index: int) -> str:
+    entries = plan.batch(index).entries
+    width, height = plan.dataset.items[entries[0].item].target
+    return f"{len(entries)} x {width}x{height}"
+
+
+def quickest(
+    levels: Sequence[Level], use: Callable[[Level], None], attempt: Callable[[], Trial]
+) -> tuple[Level, Trial]:
+    """The first of the levels, which are in the order of their speed, whose trial step fits with some room left; it is
+    in use then. The last one only has to fit. Raises torch.OutOfMemoryError when it does not.
+    """
+    for level in levels:
+        use(level)
+        try:
+            trial = attempt()
+        except torch.OutOfMemoryError:
+            if level == levels[-1]:
+                raise
+            torch.cuda.empty_cache()
+            continue
+        if trial.memory <= ROOM * trial.total or level == levels[-1]:
+            return level, trial
+    raise ValueError("there are no levels")
+
+
+def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+    """Takes the step that holds the largest batch; weights, gradients, modes and random streams are as before it.
+
+    optimizer: one of its own over the same weights, whose state is thrown away; None when the run's own optimizer
+    holds its state already, so that a second one would tell of memory that nobody needs. All processes get the trial
+    of the one with the least room left. Raises torch.OutOfMemoryError in all of them when one has too little.
+    """
+    mine, problem = None, "the memory of another process ran out"
+    try:
+        mine = _own(loop, plan, optimizer)
+    except torch.OutOfMemoryError as error:
+        if loop.processes.sharded:  # the others wait for weights of this one, until it ends
+            raise
+        problem = str(error)  # alone: the error itself holds the tensors that filled the memory
+    trials = [trial for trial in gather_object([mine]) if trial is not None]
+    if len(trials) < loop.accelerator.num_processes:
+        raise torch.OutOfMemoryError(problem)
+    fullest: Trial = max(trials, key=lambda trial: trial.memory / trial.total)
+    return fullest
+
+
+def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+    """The trial of this process. Gradients are not exchanged: others would wait for one whose memory ran out."""
+    index = largest(plan)
+    device = loop.accelerator.device
+    weights = [p for group in loop.optimizer.param_groups for p in group["params"]]
+    before = [local(w).to("cpu", copy=True) for w in weights]
+    training, stream = loop.network.training, torch.get_rng_state()
+    loop.network.train()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.monotonic()
+    try:
+        with loop.update.trial(optimizer), loop.processes.accumulating():
+            loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.monotonic() - started
+    finally:
+        _restore(weights, before)
+        loop.network.train(training)
+        torch.set_rng_state(stream)
+    memory, total = _memory(device)
+    what = describe(plan, index)
+    return Trial(what, seconds, memory, total, str(device))
+
+
+@torch.no_grad()
+def _restore(weights: list[Tensor], before: list[Tensor]) -> None:
+    for weight, value in zip(weights, before, strict=True):
+        local(weight).copy_(value)
+        weight.grad = None
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.empty_cache()
+        return peak, total
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total
