@@ -61,7 +61,7 @@ def training(file: Path, version: str, overrides: Sequence[str]) -> Training:
     config = config_io.read(file, overrides)
     exact = config.training.method == "full" or config.training.precision == "fp32"
     family = full_size.filled(version, torch.float32 if exact else torch.bfloat16)
-    with mock.patch("trainer.build.run.open_family", lambda _: family):
+    with mock.patch("trainer.build.material.open_family", lambda _: family):
         found = build.training(config, Console(quiet=True))
     assert found is not None
     return found

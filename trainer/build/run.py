@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,20 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
-from trainer.batch import Batch
-from trainer.build.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of, validator_of
 from trainer.build.learner import Learner, learner_of
+from trainer.build.material import Material, material_of
 from trainer.build.model import (
-    hold_small,
     objective_of,
-    open_family,
-    prepare_parts,
-    resting_parts,
-    result_of,
 )
 from trainer.build.noise import noise_chain, timesteps_of
-from trainer.build.pace import pace_of
-from trainer.build.processes import accelerator_for
+from trainer.build.periodic import periodic_of
 from trainer.config import BaseConfig
 from trainer.config_checks import notes
 from trainer.console import Console
@@ -33,23 +26,20 @@ from trainer.data.loader import Loader
 from trainer.data.plan import Plan
 from trainer.device.checkpointing import LEVELS, set_level
 from trainer.device.determinism import set_deterministic
-from trainer.device.placement import Placement
 from trainer.errors import RunError, UserError
-from trainer.events import Error, Notice, Start
-from trainer.loop import Loop, Pace, Periodic
+from trainer.events import Error, Notice, Sink, Start
+from trainer.loop import Loop, Periodic
 from trainer.losses import Loss
 from trainer.protocols import Family
-from trainer.run import environment, outputs
+from trainer.run import environment
 from trainer.run.advice import memory_advice, slowness_hint
 from trainer.run.control import Control, StopRequestedError
 from trainer.run.guards import StepTimes
 from trainer.run.holder import holder_of, in_use
-from trainer.run.preflight import attempt, describe, indices_of, largest, quickest
-from trainer.run.results import DTYPES, SharedResult
+from trainer.run.preflight import attempt, describe, largest, quickest
 from trainer.run.resume import Keeper, may_start, refuse_other_steps
 from trainer.run.run_folder import RunFolder
 from trainer.run_dir import RunDir
-from trainer.samples import prompts
 from trainer.step import TrainingStep
 
 
@@ -135,83 +125,65 @@ def training(
     for line in notes(config):
         console.say(line)
     set_deterministic(config.run.deterministic)
-    wanted = prompts.requests(config.samples)
-    accelerator = accelerator_for(config)
-    family = open_family(config)
-    for line in family.notes:
-        console.say(f"note: {line}")
-    split = split_of(config, scan_data(config, console, family), family.latent_factor)
-    for line in held_out_lines(config, split):
-        console.say(line)
-    hold_small(config, family, accelerator.device)
-    rates = prepare_parts(config, family)
-    device = accelerator.device
-    placement = Placement(family, device, DTYPES[config.training.precision], resting_parts(config, family))
-    plan = Plan(split.training, config.run.seed)
-    pace = pace_of(config, plan, accelerator.num_processes)
-    loader = make_loader(config, console, accelerator, placement, plan, pace, on_demand=trial)
-    questions = None if trial else questions_of(config, accelerator, placement, split)
-    batch = _encoded(loader, plan, pace, accelerator, placement) if trial else ahead(config, loader, accelerator)
-    placement.settle()
-    if config.training.method == "lora" and not wanted and not trial:
-        placement.release()  # a full fine-tune is saved with its text encoders and VAE
-    learner = learner_of(config, accelerator, placement, rates, pace)
+    material = material_of(config, console, trial=trial)
+    accelerator = material.accelerator
+    learner = learner_of(config, accelerator, material.placement, material.rates, material.pace)
     keeper = Keeper(
         run_dir, config, accelerator, learner.weights, learner.optimizer, learner.schedule, learner.also_saved
     )
     done = keeper.restore(console.say, learner.rates, given) if resume or given else 0
-    made_from = _made_from(config, accelerator, split.training)
+    made_from = _made_from(config, accelerator, material.split.training)
     if done:
         refuse_other_steps(run_dir, config, accelerator.num_processes, given)
     if done and given is None:
         _refuse_other_base(run_dir, made_from)
     folder = RunFolder(run_dir, config, accelerator, console, made_from)
     control = control or Control(run_dir.control)
-    trained = result_of(config, family, split.training, pace, accelerator.num_processes)
-    result = SharedResult(trained, accelerator, learner.averages.applied, learner.processes.whole_on_host)
-    emit = folder.emit
-    samples = outputs.Samples(wanted, run_dir, placement, emit, accelerator, control)
-    looks = [
-        samples.periodic(outputs.schedule(config.samples.every, pace, accelerator), at_start=config.samples.at_start)
-    ]
-    if questions is not None:
-        validator = validator_of(config, accelerator, family, questions, run_dir, result, emit, control, done)
-        looks += outputs.validations(validator, config.validation.every, pace, keeper, control)
-    saves = outputs.saves(
-        outputs.schedule(config.save.every, pace, accelerator),
-        lambda step: step >= pace.steps or control.ended,
-        run_dir,
-        result,
-        keeper,
-        emit,
-    )
+    periodic = periodic_of(config, material, learner, keeper, run_dir, folder.emit, control, done=done)
+    loop = _loop(config, material, learner, keeper, periodic, folder.emit, control, done)
+    found = Training(loop, material.family, material.loader, folder, console, keeper, memory_advice(config))
+    found.notices += _first_notices(found, config, learner, material.plan, trial=trial)
+    return found
+
+
+def _loop(
+    config: BaseConfig,
+    material: Material,
+    learner: Learner,
+    keeper: Keeper,
+    periodic: Sequence[Periodic],
+    emit: Sink,
+    control: Control,
+    done: int,
+) -> Loop:
+    accelerator, family, pace = material.accelerator, material.family, material.pace
     step = TrainingStep(
         predict=learner.network,
         encode_images=family.encode_images,
         objective=objective_of(config, family),
-        noise=noise_chain(config, loader, pace, accelerator),
+        noise=noise_chain(config, material.loader, pace, accelerator),
         timesteps=timesteps_of(config),
         loss=Loss(**config.loss.model_dump()),
     )
     start = Start(
         done,
         steps=pace.steps,
-        images=len(split.training.items),
+        images=len(material.split.training.items),
         trainable=sum(p.numel() for p in learner.weights.values()),
         device=str(accelerator.device),
         resumed=done > 0,
     )
-    loop = Loop(
+    return Loop(
         accelerator=accelerator,
         processes=learner.processes,
         network=learner.network,
         step=step,
-        batch=batch,
+        batch=material.batch,
         optimizer=learner.optimizer,
         schedule=learner.schedule,
         pace=pace,
         emit=emit,
-        periodic=[*(looked(look, learner) for look in looks), saves],
+        periodic=periodic,
         saver=keeper,
         control=control,
         averages=learner.averages,
@@ -222,9 +194,6 @@ def training(
         finite=learner.finite,
         times=StepTimes(slowness_hint(config, accelerator.device.type)),
     )
-    found = Training(loop, family, loader, folder, console, keeper, memory_advice(config))
-    found.notices += _first_notices(found, config, learner, plan, trial=trial)
-    return found
 
 
 def _first_notices(found: Training, config: BaseConfig, learner: Learner, plan: Plan, *, trial: bool) -> list[str]:
@@ -241,16 +210,6 @@ def _first_notices(found: Training, config: BaseConfig, learner: Learner, plan: 
         spare = None if start.step else learner.spare_optimizer
         lines += pick(found, plan, spare) if automatic else [tried(found, plan, spare)]
     return lines
-
-
-def _encoded(
-    loader: Loader, plan: Plan, pace: Pace, accelerator: Accelerator, placement: Placement
-) -> Callable[[int], Batch]:
-    """The batches of the step that a preflight takes, ready as the caches of a run would give them."""
-    indices = indices_of(largest(plan), pace.accumulation, accelerator.num_processes, accelerator.process_index)
-    with placement.held():
-        ready = {index: loader.batch(index) for index in indices}
-    return ready.__getitem__
 
 
 def _may_begin(run_dir: RunDir, config: BaseConfig, console: Console, resume: bool, given: Path | None) -> bool:
@@ -310,17 +269,3 @@ def tried(found: Training, plan: Plan, spare: Callable[[], Optimizer] | None) ->
 def memory_ran_out(device: str, advice: str, batch: str = "") -> RunError:
     where = f" in a first step with the largest batch ({batch})" if batch else ""
     return RunError(f"the memory of {device} ran out{where}. What saves most: {advice}.")
-
-
-def looked(periodic: Periodic, learner: Learner) -> Periodic:
-    """The same action, done with whole weights, and with averaged ones where there are any."""
-
-    def applied(act: Callable[[int], None]) -> Callable[[int], None]:
-        def prepared(step: int) -> None:
-            with learner.averages.applied(), learner.processes.whole():
-                act(step)
-
-        return prepared
-
-    complete = None if periodic.complete is None else applied(periodic.complete)
-    return replace(periodic, act=applied(periodic.act), complete=complete)
