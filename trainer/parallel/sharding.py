@@ -74,11 +74,12 @@ class Shards:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._copied]
-        if not gradients:
+        learning = [p for p in self._copied if p.requires_grad]
+        if not learning:
             return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
         means = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-        for weight, mean in zip(self._copied, means.split([g.numel() for g in gradients]), strict=True):
+        for weight, mean in zip(learning, means.split([g.numel() for g in gradients]), strict=True):
             weight.grad = mean.view_as(weight)
 
     def own_update(self) -> None:
