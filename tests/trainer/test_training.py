@@ -105,7 +105,7 @@ def test_a_noise_stage_changes_the_noise_and_nothing_else(project: Path) -> None
 
 
 def test_two_processes_end_with_equal_weights_and_see_disjoint_samples(project: Path) -> None:
-    worker = Path(__file__).with_name("two_processes.py")
+    worker = Path(__file__).parent / "parallel" / "two_processes.py"
     command = [
         sys.executable,
         "-m",

@@ -362,7 +362,7 @@ def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
-        [*command, str(Path(__file__).with_name("two_processes.py")), str(project)],
+        [*command, str(Path(__file__).parent / "parallel" / "two_processes.py"), str(project)],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
