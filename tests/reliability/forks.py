@@ -90,7 +90,12 @@ def ranks(count: int, function: Callable[[], Any]) -> list[Any]:
         }
         AcceleratorState._reset_state()
         PartialState._reset_state()
-        return function()
+        value = function()
+        PartialState().wait_for_everyone()  # one that is gone resets what the other still reads
+        return value
 
     children = [start(lambda rank=rank: as_rank(rank)) for rank in range(count)]  # type: ignore[misc]
-    return [outcome.returned() for outcome in [child.wait() for child in children]]
+    outcomes = [child.wait() for child in children]
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    assert not errors, "\n\n".join(errors)  # of all: one that ends early takes the others with it
+    return [outcome.returned() for outcome in outcomes]
