@@ -20,10 +20,8 @@ from trainer.errors import UserError
 from trainer.optimizers import ALIASES
 from trainer.parallel.processes import Copies, Processes
 from trainer.parallel.sharding import Shards
+from trainer.parallel.zero import Zero
 from trainer.protocols import Family
-from trainer.results import DTYPES
-from trainer.sharding import Shards
-from trainer.zero import Zero
 from trainer.run.results import DTYPES
 
 PATIENCE = timedelta(hours=1)  # of processes that wait while one draws samples or reads images; usual: 10 minutes

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.update import Update
+from trainer.optim.update import Update
 
 
 class Processes(Protocol):

@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from tests.trainer import runs
 from trainer.batch import Batch
 from trainer.loop import Loop
-from trainer.sharded_tensor import local, whole
 from trainer.parallel.sharded_tensor import local, whole
 
 

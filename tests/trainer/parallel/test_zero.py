@@ -21,18 +21,18 @@ from torch.optim import Optimizer
 
 from tests.reliability import forks
 from tests.trainer import runs
-from tests.trainer.test_sharding import close, files, folder
-from tests.trainer.two_processes import train
+from tests.trainer.parallel.test_sharding import close, files, folder
+from tests.trainer.parallel.two_processes import train
 from trainer import config_io, optimizers
 from trainer.build.processes import accelerator_for
 from trainer.build.zero import ELEMENTWISE, RELEASE
 from trainer.errors import UserError
 from trainer.loop import Loop
+from trainer.parallel.zero import WholeStates, Zero
 from trainer.parameters import Group
 from trainer.run_dir import RunDir
-from trainer.zero import WholeStates, Zero
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
 STAGES = {stage: ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in ("1", "2")}
 EVERYTHING = (
@@ -250,7 +250,7 @@ def compare(name: str, stage: int) -> None:
 def test_each_optimizer_that_is_accepted_does_and_saves_what_it_does_alone(
     deepspeed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.zero.BUCKET", 10)  # below most weights
+    monkeypatch.setattr("trainer.parallel.zero.BUCKET", 10)  # below most weights
 
     def one() -> None:
         torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from trainer.update import Update
+from trainer.optim.update import Update
 
 BUCKET = 2**26  # numbers that are exchanged at once: 256 MB
 
