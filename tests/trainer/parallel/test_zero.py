@@ -122,7 +122,7 @@ def test_a_run_by_zero_logs_and_measures_the_same(by_stage: dict[str, RunDir], s
 
 
 def test_a_run_by_zero_goes_on_bit_for_bit_and_with_one_process(project: Path, by_stage: dict[str, RunDir]) -> None:
-    half = ("run.name='half'", *EVERYTHING)
+    half = ("run.name='half'", *EVERYTHING, "samples.prompts=[]", "validation.every=0")
     together(project, *half, "training.steps=2", environment=STAGES["2"])
     together(project, *half, "--resume", "training.preflight=true", environment=STAGES["2"])
     end = folder(project, "half").checkpoint(4) / "state.safetensors"
