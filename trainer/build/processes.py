@@ -30,16 +30,8 @@ MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 # Optimizers that do the same to weights that are split (torch's DTensor) as to whole ones; most others refuse them.
 SHARDABLE = (
     *("adam", "adamw", "adamax", "nadam", "radam", "adagrad", "adadelta", "rmsprop", "sgd", "asgd"),
-    *(
-        "schedulefreeadamw",
-        "schedulefreesgd",
-        "stableadamw",
-        "simplifiedademamix",
-        "adabelief",
-        "muon",
-        "tiger",
-        "yogi",
-    ),
+    *("schedulefreeadamw", "schedulefreesgd", "stableadamw", "simplifiedademamix"),
+    *("adabelief", "muon", "tiger", "yogi"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +16,23 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from PIL import Image
 from safetensors.torch import load_file
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.optim import Optimizer
 
 from tests.reliability import forks
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.parallel.two_processes import train
-from trainer import build, config_io, registry
-from trainer.build.processes import accelerator_for
+from trainer import build, checkpoint, config_io, optimizers, registry
+from trainer.build.processes import SHARDABLE, accelerator_for
+from trainer.checkpoint import State
 from trainer.errors import UserError
+from trainer.optimizers import shared_out
 from trainer.parallel.sharded_tensor import joined_as, local, shared_as, whole
 from trainer.parallel.sharding import UNIT, units
+from trainer.parameters import Group
 from trainer.run_dir import RunDir
 
 ROOT = Path(__file__).parents[3]
@@ -149,6 +156,61 @@ def test_adapters_are_whole_in_each_process_and_learn_from_both(project: Path) -
     assert 0.5 <= ranks[0]["held"] < 0.6, "the frozen weights are split, the adapters are not"
     copies, shards = folder(project, "lora-copies"), folder(project, "lora-shards")
     close(shards.result(None).with_suffix(".safetensors"), copies.result(None).with_suffix(".safetensors"), 1e-6)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 5, 3), nn.SiLU(), nn.Flatten(), nn.Linear(5 * 16, 7), nn.SiLU(), nn.Linear(7, 1)
+    return nn.Sequential(*layers)  # five rows do not split evenly
+
+
+def optimizer_of(name: str, part: nn.Module) -> Optimizer:
+    groups = optimizers.split(name, [Group("g", "unet", 1e-2, list(part.parameters()))])
+    return optimizers.build(name, groups, {})
+
+
+def learn(part: nn.Module, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        images = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        ((part(images) - images.mean((1, 2, 3)).unsqueeze(1)) ** 2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def alike(part: nn.Module, plain: nn.Module) -> None:
+    for one, other in zip(part.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(whole(one), other.detach(), rtol=1e-5, atol=1e-6)
+
+
+def compare(name: str) -> None:
+    """Three steps, then two with a new optimizer that takes over the states as a checkpoint has them: whole."""
+    plain, split = network(), network()
+    fully_shard(split, mesh=init_device_mesh("cpu", (2,)))
+    learn(plain, optimizer_plain := optimizer_of(name, plain), range(3))
+    learn(split, optimizer_split := optimizer_of(name, split), range(3))
+    alike(split, plain)
+    pairs = zip(plain.parameters(), network().parameters(), strict=True)
+    assert max(float((p - q).detach().abs().max()) for p, q in pairs) > 1e-4
+    again = optimizer_of(name, split)
+    again.load_state_dict(shared_out(copy.deepcopy(optimizer_plain.state_dict()), again))
+    saved = checkpoint.stage(State(3, {}, optimizer_split.state_dict(), {}, {}, {}))
+    expected = checkpoint.stage(State(3, {}, optimizer_plain.state_dict(), {}, {}, {}))
+    assert saved.values == expected.values
+    for key, tensor in expected.tensors.items():
+        torch.testing.assert_close(saved.tensors[key], tensor, rtol=1e-5, atol=1e-6)
+    learn(plain, optimizer_plain, range(3, 5))
+    learn(split, again, range(3, 5))
+    alike(split, plain)
+
+
+@pytest.mark.parametrize("name", SHARDABLE)
+def test_each_optimizer_that_is_accepted_does_to_split_weights_what_it_does_to_whole_ones(name: str) -> None:
+    def one() -> None:
+        torch.set_num_threads(1)
+        distributed.init_process_group("gloo")
+        compare(name)
+
+    forks.ranks(2, one)
 
 
 @pytest.mark.parametrize(
