@@ -198,7 +198,7 @@ def _loop(
 
 def _first_notices(found: Training, config: BaseConfig, learner: Learner, plan: Plan, *, trial: bool) -> list[str]:
     """What is told before step 1; the preflight is taken for it."""
-    lines, start = [], found.loop.start
+    lines, start = [line] if (line := learner.processes.described) else [], found.loop.start
     if learner.update.waits:
         lines.append(
             f"optimizer.name = {config.optimizer.name!r}: each step waits for the GPU to find its gradients finite; "

@@ -17,6 +17,11 @@ class Processes(Protocol):
 
     sharded: bool  # whether a forward or a backward pass needs all of them
 
+    @property
+    def described(self) -> str:
+        """Who has what, for the log; empty where there is one process."""
+        ...
+
     def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Both as the loop uses them."""
         ...
@@ -54,6 +59,11 @@ class Copies:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._network: nn.Module | None = None
+
+    @property
+    def described(self) -> str:
+        count = self._accelerator.num_processes
+        return f"{count} processes, each with the whole network (DDP)" if count > 1 else ""
 
     def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         self._network, optimizer = self._accelerator.prepare(network, optimizer)

@@ -60,6 +60,11 @@ class Shards:
                 _call_as(type(unit), kind)
                 self._units.append(unit)
 
+    @property
+    def described(self) -> str:
+        count = self._accelerator.num_processes
+        return f"{count} processes, each with a part of the weights, gradients and optimizer states (FSDP)"
+
     def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The network as it is, under autocast: its parts exchange what they need by themselves."""
         ready = self._accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)

@@ -31,6 +31,12 @@ class Zero:
         """max_norm: to which gradients are clipped; 0 = not at all."""
         self._accelerator, self._stage, self._max_norm = accelerator, stage, max_norm
 
+    @property
+    def described(self) -> str:
+        parts = "optimizer states" if self._stage == 1 else "gradients and optimizer states"
+        count = self._accelerator.num_processes
+        return f"{count} processes, each with a part of the {parts} (DeepSpeed's ZeRO, stage {self._stage})"
+
     def wrap(self, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         # With autocast inside its forward pass: DeepSpeed switches off what is around it.
         ready = self._accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)

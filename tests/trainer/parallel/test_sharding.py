@@ -99,6 +99,8 @@ def copies_and_shards(project: Path) -> tuple[RunDir, RunDir]:
 def test_a_sharded_run_writes_what_a_run_of_copies_writes(copies_and_shards: tuple[RunDir, RunDir]) -> None:
     copies, shards = (files(run) for run in copies_and_shards)
     assert shards.keys() == copies.keys()
+    assert "2 processes, each with the whole network (DDP)" in copies["log.txt"].read_text()
+    assert "2 processes, each with a part of the weights, gradients and" in shards["log.txt"].read_text()
     assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in copies), "the model's folder"
     for name, file in copies.items():
         if name.endswith(".safetensors"):
