@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 
+from trainer.build.split_states import unfit_optimizer, unsplittable
 from trainer.config import BaseConfig
 from trainer.errors import UserError
-from trainer.optimizers import ALIASES
 
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"  # by which `accelerate launch` asks for it
 RELEASE, INSTALL = "0.19", "DS_BUILD_OPS=0 pip install deepspeed==0.19.8"
@@ -42,7 +42,10 @@ def refuse(config: BaseConfig) -> None:
     problems = [
         f"{text} (in accelerate's config, see configs/accelerate/zero2.yaml)." for text in _of_accelerate(config)
     ]
-    problems += [f"{text}: this does not work with DeepSpeed's ZeRO." for text in _of_config(config)]
+    settings = [*unsplittable(config), *unfit_optimizer(config, ELEMENTWISE)]
+    if config.training.max_grad_value:
+        settings.append(f"training.max_grad_value: {config.training.max_grad_value:g}; use max_grad_norm")
+    problems += [f"{text}: this does not work with DeepSpeed's ZeRO." for text in settings]
     if problems:
         raise UserError(problems)
     try:
@@ -76,23 +79,3 @@ def _of_accelerate(config: BaseConfig) -> list[str]:
         if given not in ("auto", "none") and float(given) != value:
             wrong.append(f"{name}: found {given}, but training.{names[name]} is {value}; leave it out")
     return wrong
-
-
-def _of_config(config: BaseConfig) -> list[str]:
-    training, performance, name = config.training, config.performance, config.optimizer.name.lower()
-    wrong = {
-        "training.precision: 'fp16'; use 'bf16'": training.precision == "fp16",
-        f"training.base_precision: {training.base_precision!r}; use 'bf16'": training.base_precision
-        in ("8bit", "4bit"),
-        "training.weight_dtype: 'bf16'; use 'fp32'": training.weight_dtype != "fp32",
-        "training.max_grad_value: found a limit; use max_grad_norm": training.max_grad_value > 0,
-        "training.gradient_checkpointing: 'auto'; use 'off', 'selective' or 'full'": (
-            training.gradient_checkpointing == "auto"
-        ),
-        "performance.channels_last: true; use false": performance.channels_last,
-        "performance.compile: true; use false": performance.compile,
-        f"optimizer.name: {config.optimizer.name!r}; use one of {', '.join(ELEMENTWISE)}": (
-            ALIASES.get(name, name) not in ELEMENTWISE
-        ),
-    }
-    return [text for text in wrong if wrong[text]]

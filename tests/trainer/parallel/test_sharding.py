@@ -26,7 +26,8 @@ from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.parallel.two_processes import train
 from trainer import build, checkpoint, config_io, optimizers, registry
-from trainer.build.processes import SHARDABLE, accelerator_for
+from trainer.build.fsdp import SHARDABLE
+from trainer.build.processes import accelerator_for
 from trainer.checkpoint import State
 from trainer.errors import UserError
 from trainer.optimizers import shared_out
