@@ -202,6 +202,19 @@ def test_a_setting_is_found_by_its_name_elsewhere_and_by_keyboard(opens: Opens) 
     expect(first).to_have_attribute("aria-selected", "true")
 
 
+def test_every_page_is_reached_on_a_phone_and_fits_it(opens: Opens) -> None:
+    """Tabs that do not fit are in a menu, which must lie above the fields."""
+    page = opens()
+    page.set_viewport_size({"width": 390, "height": 844})
+    pages = page.locator("#pages > .tab-wrapper")
+    for name in ("Train", "Runs", "Try", "Queue"):
+        pages.get_by_role("tab", name="Setup", exact=True).click()
+        pages.locator(".overflow-menu > button").click()
+        pages.locator(".overflow-dropdown button", has_text=name).click(timeout=5000)
+        expect(pages.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
 def test_the_form_and_the_file_are_two_views(opens: Opens, folder: Path) -> None:
     (folder / "mine.toml").write_text(
         "# mine\n[model]\nbase = 'models/tiny-sd'  # tiny\n[training]\nsteps = 7\n"
