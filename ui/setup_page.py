@@ -193,7 +193,12 @@ class Setup:
 
     def wire(self, demo: gr.Blocks) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        refresh: dict[str, Any] = {"fn": self._refresh, "inputs": self.inputs, "outputs": self.views, **quiet}
+        refresh: dict[str, Any] = {
+            "fn": self._refresh,
+            "inputs": [self.oversampling, *self.inputs],
+            "outputs": self.views,
+            **quiet,
+        }
         triggers = [getattr(c, "blur" if isinstance(c, gr.Textbox) else "input") for c in self.form.ordered]
         gr.on(triggers, trigger_mode="always_last", **refresh)
         demo.load(self._first, None, self.everything, **quiet)
@@ -225,8 +230,12 @@ class Setup:
                 continue  # it was damaged since: the next one
         return self.show_all(session.new())
 
-    def _refresh(self, draft: str, *raw: Any) -> list[Any]:
-        return self.show_views(told(session.page_of, draft, raw))
+    def _refresh(self, chosen: str, draft: str, *raw: Any) -> list[Any]:
+        page = told(session.page_of, draft, raw)
+        shown = self.show_views(page)
+        if session.oversampling_choice(page.controls) == chosen:  # or a slow answer would undo a later click on it
+            shown[self.views.index(self.oversampling)] = gr.skip()
+        return shown
 
     def _open(self, name: str, draft: str, *raw: Any) -> list[Any]:
         if not name:

@@ -93,6 +93,7 @@ class Server:
 def open_tab(page: Page, *names: str) -> None:
     for name in names:
         page.get_by_role("tab", name=name, exact=True).first.click()
+    page.wait_for_timeout(300)  # Gradio mounts what a tab shows and then fills it; nobody types that soon
 
 
 def type_in(page: Page, control: str, text: str) -> None:

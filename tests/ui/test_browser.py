@@ -116,7 +116,9 @@ def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     pill = "#run-state .pill"
     expect(page.locator(pill)).to_have_text("training")
     expect(page.locator("#curves polyline.clear").first).to_be_attached()
-    assert tomllib.loads((folder / "story.toml").read_text())["noise"]["oversampling"] == 128
+    written = tomllib.loads((folder / "story.toml").read_text())
+    assert written["noise"]["oversampling"] == 128
+    assert written["samples"]["prompts"] == ["a photo of a cat", "a photo of a dog"]
     page.context.close()
 
     server.kill()
