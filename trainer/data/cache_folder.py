@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.files.atomic import PARTIAL, of_safetensors
+
 LOCK = ".lock"
 ABANDONED = 86_400  # seconds, where the system has no shared locks
 
@@ -33,6 +35,6 @@ def filling(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path, *, older_than: float) -> None:
-    for path in folder.glob(".partial-*"):
+    for path in (*folder.glob(f"{PARTIAL}*"), *of_safetensors(folder)):
         if time.time() - path.stat().st_mtime >= older_than:
             path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ Writer = Callable[[Path], object]
 
 PARTIAL = ".partial-"  # what such names begin with
 _OLD = "old-"
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what it writes to first, beside the file that it was told
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot sync a folder say so
 
@@ -59,8 +60,15 @@ def tidy(folder: Path) -> None:
             leftover.replace(target)
         else:
             _remove(leftover)
+    for leftover in of_safetensors(folder):
+        _remove(leftover)
     if folder.is_dir():
         _sync_folder(folder)
+
+
+def of_safetensors(folder: Path) -> list[Path]:
+    """Files that its library began to write in a folder, before it would have given them their names."""
+    return [path for path in folder.glob(".tmp*") if _OF_SAFETENSORS.fullmatch(path.name) and path.is_file()]
 
 
 def remove(path: Path) -> None:

@@ -49,3 +49,10 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         atomic.write_folder(target, lambda p, name=name: (p / name).touch())  # type: ignore[misc]
     assert [p.name for p in target.iterdir()] == ["two"]
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_the_library_of_safetensors_left_goes_too_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".tmptbkoau", ".tmpAb1Z9x", ".tmp", ".tmp-notes.txt", ".tmptoolong1", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    atomic.tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp", ".tmp-notes.txt", ".tmptoolong1", "model.safetensors"]
