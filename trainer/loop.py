@@ -227,7 +227,6 @@ class Loop:
                 result = self.step(batch, streams)
                 self.processes.backward(result.loss, last=last)
             results.append(result)
-        self.processes.exchange()
         return results
 
     def _update(self) -> Tensor:

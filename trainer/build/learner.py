@@ -66,7 +66,6 @@ def learner_of(
     set_level(family.parts.values(), "off" if level == "auto" else level)
     processes = share_out(config, accelerator, family, rates)
     groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
-
     groups = optimizers.split(settings.name, groups)
 
     def real(groups: Sequence[Group]) -> Optimizer:
@@ -126,8 +125,10 @@ def _piecewise(config: BaseConfig, groups: Sequence[Group], make: Make) -> Piece
 def _update_of(config: BaseConfig, accelerator: Accelerator, optimizer: Any) -> Update:
     if config.training.fused_backward:
         return FusedBackward(optimizer.optimizer, config.training.max_grad_value, optimizer)
-    finite: FiniteUpdate = PiecewiseUpdate(optimizer)
-    if not _in_pieces(config):
+    finite: FiniteUpdate
+    if _in_pieces(config):
+        finite = PiecewiseUpdate(optimizer)
+    else:
         finite = finite_update.choose(
             optimizer,
             scaled=accelerator.scaler is not None,

@@ -31,11 +31,7 @@ class Processes(Protocol):
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """The backward pass of a micro-batch; `last`: of its step."""
-        ...
-
-    def exchange(self) -> None:
-        """After the last backward pass of a step; from then on gradients are the mean over all processes."""
+        """The backward pass of a micro-batch; after the `last` of a step gradients are the mean over all processes."""
         ...
 
     def own_update(self) -> Update | None:
@@ -75,9 +71,6 @@ class Copies:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._accelerator.backward(loss)
-
-    def exchange(self) -> None:
-        pass
 
     def own_update(self) -> None:
         return None

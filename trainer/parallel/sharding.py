@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -76,12 +76,13 @@ class Shards:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._accelerator.backward(loss)
+        learning = [p for p in self._copied if p.requires_grad]
+        if last and learning:
+            self._exchange(learning)
 
     @torch.no_grad()
-    def exchange(self) -> None:
-        learning = [p for p in self._copied if p.requires_grad]
-        if not learning:
-            return
+    def _exchange(self, learning: Sequence[nn.Parameter]) -> None:
+        """The mean of the gradients that FSDP knows nothing of."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
         means = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
         for weight, mean in zip(learning, means.split([g.numel() for g in gradients]), strict=True):

@@ -53,9 +53,6 @@ class Zero:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss / self._accelerator.gradient_accumulation_steps)
 
-    def exchange(self) -> None:
-        pass
-
     def own_update(self) -> Update:
         return ZeroUpdate(self._engine, self._optimizer, self._accelerator.device)
 
