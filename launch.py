@@ -4,6 +4,7 @@
     python launch.py test [ARGS]      run the whole test suite; ARGS go to pytest
     python launch.py setup            only install
     python launch.py ui               open the user interface
+    python launch.py gpu-check        measure what this card does: speed, memory, which presets fit
     python launch.py train my.toml    train; every other command of the trainer is handed on the same way
 
 Needs nothing but Python 3.11 or newer, never touches the global Python, and can be started from any folder.

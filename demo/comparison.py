@@ -25,14 +25,14 @@ def paired(first: NDArray[np.float64], second: NDArray[np.float64]) -> Differenc
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OversamplingComparison:
     """How oversampling differs from plain noise. The intervals know nothing of other training seeds."""
 
     loss: Difference  # held-out loss
     recognised: Difference  # share
 
     @classmethod
-    def of(cls, oversampled: Evaluation, plain: Evaluation) -> Comparison:
+    def of(cls, oversampled: Evaluation, plain: Evaluation) -> OversamplingComparison:
         return cls(
             paired(oversampled.losses, plain.losses),
             paired(oversampled.verdict.recognised.astype(float), plain.verdict.recognised.astype(float)),

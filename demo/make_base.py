@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from demo import architecture, paper, printed
-from trainer import commands
+from trainer.commands import training as commands
+from trainer.commands.quiet import quiet
 from trainer.files.atomic import write_folder
-from trainer.quiet import quiet
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "base"
@@ -67,7 +67,7 @@ def make_vae(target: Path, ready: Path | None) -> None:
     def report(step: int, loss: float) -> None:
         print(f"autoencoder: step {step}, loss {loss:.4f}, {time.monotonic() - started:.0f} s", flush=True)
 
-    trained = vae.train(vae.to_pixels(images), vae.Recipe(), report)
+    trained = vae.train(vae.to_pixels(images), vae.VaeRecipe(), report)
     trained.to(torch.float16).save_pretrained(target)
 
 

@@ -14,9 +14,9 @@ from demo.handwriting import Handwriting
 from demo.judge import Judge
 from demo.picture import before_after
 from demo.summary import NAME, PLAIN, Trained, lines, report_of
-from trainer import commands
+from trainer.commands import training as commands
+from trainer.commands.quiet import quiet
 from trainer.files.atomic import write_folder
-from trainer.quiet import quiet
 
 HERE = Path(__file__).parent
 BASE = HERE / "base"

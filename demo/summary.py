@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.comparison import Comparison
+from demo.comparison import OversamplingComparison
 from demo.evaluation import Evaluation
 
 NAME, PLAIN = "demo", "plain"  # the runs
@@ -31,7 +31,7 @@ def report_of(before: Evaluation, found: dict[str, Trained], seconds: float) -> 
     report["heldout_pictures"] = len(before.losses)
     if PLAIN in found:
         plain = found[PLAIN].evaluation
-        comparison = Comparison.of(found[NAME].evaluation, plain)
+        comparison = OversamplingComparison.of(found[NAME].evaluation, plain)
         report["plain"] = {
             "heldout_loss": plain.heldout_loss,
             "recognised": plain.verdict.share_recognised,

@@ -36,7 +36,7 @@ SPREAD = 3.0
 
 
 @dataclass(frozen=True)
-class Recipe:
+class VaeRecipe:
     steps: int = 3000
     batch: int = 16
     lr: float = 2e-3
@@ -52,7 +52,7 @@ def to_pixels(images: list[Image.Image]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(pixels: Tensor, recipe: Recipe, report: Callable[[int, float], None]) -> Any:
+def train(pixels: Tensor, recipe: VaeRecipe, report: Callable[[int, float], None]) -> Any:
     """A trained `AutoencoderKL` whose latents of `pixels` have mean 0 and mean variance 1.
 
     pixels: (N, 3, H, W) in [-1, 1]. `report(step, loss)` is called now and then.
@@ -121,7 +121,7 @@ def _anchor(progress: float) -> float:
     return max(0.02, 1 - 2 * progress)
 
 
-def _cosine(step: int, recipe: Recipe) -> float:
+def _cosine(step: int, recipe: VaeRecipe) -> float:
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / (recipe.steps - recipe.warmup)))

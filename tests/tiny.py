@@ -14,13 +14,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from gpu_check.architecture import SCHEDULE as SCHEDULER
+from gpu_check.architecture import byte_tokenizer as byte_tokenizer
 
 WORDS = (
     "a",
@@ -47,25 +44,6 @@ INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "steps_offset": 1,
-}
-
-
-def byte_tokenizer(*, zero_padding: bool = False) -> CLIPTokenizer:
-    """CLIP's tokenizer without merges: one token per byte; 514 tokens, 77 positions; pads with "!" as OpenCLIP's do."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(b) for b in visible] + [chr(256 + n) for n in range(256 - len(visible))]
-    tokens = letters + [letter + "</w>" for letter in letters] + list(SPECIAL)
-    padding = {"pad_token": "!"} if zero_padding else {}
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=77, **padding)
 
 
 def word_tokenizer(positions: int = 16) -> PreTrainedTokenizerFast:
@@ -97,20 +75,24 @@ def tiny_sd(
     plain_outer: bool = False,
     version: int = 1,
     width: int = 64,
+    fills: bool = False,
 ) -> Path:
     """Writes a diffusers folder with the shape of SD 1.x or 2.x and returns it.
 
     prediction: diffusers' prediction_type; words: a word-level tokenizer with 16 positions instead of bytes with 77;
-    plain_outer: no attention at the UNet's outer level; version: 2 as SD 2.x; width: of the text states.
+    plain_outer: no attention at the UNet's outer level; version: 2 as SD 2.x; width: of the text states; fills: an
+    inpainting model.
     """
-    made = _made(seed, prediction, zero_snr, vae_factor, words, plain_outer, version, width)
+    made = _made(seed, prediction, zero_snr, vae_factor, words, plain_outer, version, width, fills)
     return Path(shutil.copytree(made, folder, dirs_exist_ok=True))
 
 
-def tiny_sdxl(folder: Path, *, seed: int = 0, prediction: str = "epsilon", zero_snr: bool = False) -> Path:
+def tiny_sdxl(
+    folder: Path, *, seed: int = 0, prediction: str = "epsilon", zero_snr: bool = False, fills: bool = False
+) -> Path:
     """Writes a diffusers folder with the shape of SDXL and returns it. Its text encoders have different widths, as the
     real ones do: diffusers tells them apart by that."""
-    return Path(shutil.copytree(_made_xl(seed, prediction, zero_snr), folder, dirs_exist_ok=True))
+    return Path(shutil.copytree(_made_xl(seed, prediction, zero_snr, fills), folder, dirs_exist_ok=True))
 
 
 @functools.cache
@@ -123,19 +105,20 @@ def _made(
     plain_outer: bool,
     version: int,
     width: int,
+    fills: bool,
 ) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tiny-sd-"))
     tokenizer = word_tokenizer() if words else byte_tokenizer(zero_padding=version == 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_module(folder / "unet", tiny_unet(width, plain_outer=plain_outer, version=version))
+        write_module(folder / "unet", tiny_unet(width, plain_outer=plain_outer, version=version, fills=fills))
         write_module(folder / "vae", tiny_vae(vae_factor))
         encoder = tiny_clip(tokenizer, width, activation="gelu" if version == 2 else "quick_gelu")
         write_text_encoder(folder / "text_encoder", encoder)
     tokenizer.save_pretrained(folder / "tokenizer")
     write_schedule(folder, prediction, zero_snr)
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": f"StableDiffusion{'Inpaint' if fills else ''}Pipeline",
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
@@ -147,12 +130,12 @@ def _made(
 
 
 @functools.cache
-def _made_xl(seed: int, prediction: str, zero_snr: bool) -> Path:
+def _made_xl(seed: int, prediction: str, zero_snr: bool, fills: bool) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tiny-sdxl-"))
     first, second = byte_tokenizer(), byte_tokenizer(zero_padding=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_module(folder / "unet", tiny_unet_xl())
+        write_module(folder / "unet", tiny_unet_xl(fills=fills))
         write_module(folder / "vae", tiny_vae(2, scaling_factor=0.13025))
         write_text_encoder(folder / "text_encoder", tiny_clip(first, 64))
         pooled = tiny_clip(second, 128, activation="gelu", projection=POOLED)
@@ -161,7 +144,7 @@ def _made_xl(seed: int, prediction: str, zero_snr: bool) -> Path:
     second.save_pretrained(folder / "tokenizer_2")
     write_schedule(folder, prediction, zero_snr)
     index = {
-        "_class_name": "StableDiffusionXLPipeline",
+        "_class_name": f"StableDiffusionXL{'Inpaint' if fills else ''}Pipeline",
         "force_zeros_for_empty_prompt": True,
         "text_encoder": ["transformers", "CLIPTextModel"],
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -172,11 +155,13 @@ def _made_xl(seed: int, prediction: str, zero_snr: bool) -> Path:
     return folder
 
 
-def tiny_unet(width: int = 64, *, plain_outer: bool = False, version: int = 1) -> UNet2DConditionModel:
+def tiny_unet(
+    width: int = 64, *, plain_outer: bool = False, version: int = 1, fills: bool = False
+) -> UNet2DConditionModel:
     outer = ("DownBlock2D", "UpBlock2D") if plain_outer else ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
+        in_channels=9 if fills else 4,
         out_channels=4,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -188,10 +173,10 @@ def tiny_unet(width: int = 64, *, plain_outer: bool = False, version: int = 1) -
     )
 
 
-def tiny_unet_xl() -> UNet2DConditionModel:
+def tiny_unet_xl(*, fills: bool = False) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
+        in_channels=9 if fills else 4,
         out_channels=4,
         block_out_channels=(32, 64),
         layers_per_block=1,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
 
 import typer
+from typer.main import get_command
 
 from trainer.errors import RunError, UserError
 
@@ -21,6 +22,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from trainer.commands import version
+
+        print(version.line())
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    """Trains LoRAs and full fine-tunes of Stable Diffusion, with Noise Oversampling."""
+
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The TOML file of the run.")]
 Overrides = Annotated[
     list[str] | None,
@@ -28,6 +47,7 @@ Overrides = Annotated[
 ]
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes; must not be there yet.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Leave out what does not fit the base, and list it.")]
 Dtype = Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Storage of the weights.")]
 
 
@@ -44,7 +64,7 @@ def train(
     ] = False,
 ) -> None:
     """Train what a config describes; Ctrl-C saves and stops after the current step, a second one stops at once."""
-    from trainer import commands
+    from trainer.commands import training as commands
 
     if checkpoint is not None and not resume:
         raise UserError(f"{checkpoint}: to continue from a checkpoint, add --resume.")
@@ -64,16 +84,57 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the dataset report as JSON and nothing else.")] = False,
 ) -> None:
     """Show what would train and what is odd about the data; writes dataset-report.html and trains nothing."""
-    from trainer import commands
+    from trainer.commands import training as commands
 
     commands.check(config, overrides or [], preflight=preflight, as_json=as_json)
     commands.leave()
 
 
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A config, preset or command line of another trainer, or a finished LoRA."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the TOML goes; else <name>-imported.toml beside FILE.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Leave out a key that has no counterpart; several times, or all."),
+    ] = None,
+    script: Annotated[
+        str, typer.Option(help="The script of sd-scripts that a TOML is for, where it does not say so itself.")
+    ] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the TOML if it is there already.")] = False,
+) -> None:
+    """Turn a file of sd-scripts, kohya_ss, OneTrainer, ai-toolkit or diffusers into a TOML file; tells what became of
+    each key."""
+    from trainer.commands import importing
+
+    importing.import_file(file, output, without=without or [], script=script, overwrite=overwrite)
+
+
+@app.command()
+def preset(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[FAMILY CARD PURPOSE]", help="Such as sdxl 12gb style.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The config to write; without it, it is printed.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there already.")] = False,
+) -> None:
+    """Write a config to begin with, for your model, card and purpose; without words, list what there is."""
+    from trainer.commands import presets
+
+    presets.preset(words or [], output, overwrite=overwrite)
+
+
 @app.command()
 def cache(config: ConfigFile, overrides: Overrides = None) -> None:
     """Encode images and captions into the disk cache, ahead of training; needs data.cache_to_disk = true."""
-    from trainer import commands
+    from trainer.commands import training as commands
 
     commands.cache(config, overrides or [])
 
@@ -85,9 +146,9 @@ def noise(
     images: Annotated[int, typer.Option(min=1, help="How many of your images are looked at, at most.")] = 256,
 ) -> None:
     """Show what pairing noise with your own images would do, before you train; writes noise-report.html."""
-    from trainer import commands
+    from trainer.commands import reports
 
-    commands.noise(config, overrides or [], images=images)
+    reports.noise(config, overrides or [], images=images)
 
 
 @app.command()
@@ -96,17 +157,80 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run with the same [validation].")],
 ) -> None:
     """Tell whether a setting helped: two runs on the same held-out images, paired, with an interval."""
-    from trainer import commands
+    from trainer.commands import reports
 
-    commands.compare(first, second)
+    reports.compare(first, second)
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="Pictures that were drawn, such as those of sample --per-class.")],
+    reference: Annotated[Path, typer.Argument(help="Real pictures, best ones that did not train.")],
+    features: Annotated[
+        str,
+        typer.Option(help="A TorchScript file, a folder with a CLIP model of transformers, or simple: no network."),
+    ] = "simple",
+    side: Annotated[int, typer.Option(min=8, help="Pixels of the squares that a TorchScript file takes.")] = 299,
+    range: Annotated[
+        Literal["unit", "signed", "bytes", "imagenet"],
+        typer.Option(help="Their values: 0 to 1, -1 to 1, 0 to 255, or normalised as for ImageNet's networks."),
+    ] = "imagenet",
+    images: Annotated[int, typer.Option(min=0, help="Pictures of each folder that count, by chance; 0 = all.")] = 0,
+    resamples: Annotated[int, typer.Option(min=20, help="How often pictures are resampled for the intervals.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the resampling.")] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file too.")] = None,
+) -> None:
+    """Score a folder of pictures against another: Frechet distance, KID, precision and recall, with 95 % intervals."""
+    from trainer.commands import scoring
+
+    scoring.score(
+        folder,
+        reference,
+        features,
+        side=side,
+        range=range,
+        most=images,
+        resamples=resamples,
+        seed=seed,
+        into=json,
+    )
+
+
+@app.command()
+def captions(
+    folder: Annotated[Path, typer.Argument(help="The folder of images and captions (not those below it).")],
+    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Drop a tag.")] = None,
+    replace: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Put a tag in another's place.")] = None,
+    add: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Add a tag at the end.")] = None,
+    first: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Put a tag first.")] = None,
+    deduplicate: Annotated[bool, typer.Option("--deduplicate", help="Leave each tag once.")] = False,
+    sort: Annotated[bool, typer.Option("--sort", help="Sort the tags, but for those of --first.")] = False,
+    having: Annotated[str, typer.Option(metavar="TAG", help="Only captions that have this tag.")] = "",
+    extension: Annotated[str, typer.Option(help="Of the caption files, e.g. .txt; else .txt and .caption.")] = "",
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without it the changes are only shown.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last change of this folder back.")] = False,
+) -> None:
+    """Change the tags of all captions in a folder: seen before, and with a way back.
+
+    What is given is done in this order: remove, replace, add, first, deduplicate, sort.
+    """
+    from trainer.commands import captions as command
+
+    if undo:
+        command.undo(folder)
+        return
+    asked = [("remove", tag) for tag in remove or []] + [("replace", pair) for pair in replace or []]
+    asked += [("add", tag) for tag in add or []] + [("first", tag) for tag in reversed(first or [])]
+    asked += [(name, "") for name, on in (("deduplicate", deduplicate), ("sort", sort)) if on]
+    command.change(folder, asked, having=having, extension=extension, apply=apply)
 
 
 @app.command()
 def plugins() -> None:
     """List the plugins that are installed."""
-    from trainer import commands
+    from trainer.commands import reports
 
-    commands.plugins()
+    reports.plugins()
 
 
 @app.command()
@@ -114,9 +238,9 @@ def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page for people instead.")] = False,
 ) -> None:
     """Print the JSON schema of the config file, for editors."""
-    from trainer import commands
+    from trainer.commands import reports
 
-    commands.schema(markdown=markdown)
+    reports.schema(markdown=markdown)
 
 
 @app.command()
@@ -126,10 +250,47 @@ def sample(
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without it the base draws.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; else samples.prompts of the config.")] = None,
     strength: Annotated[str, typer.Option(help="Strengths of the LoRA, one column each, e.g. 0,0.5,1.")] = "0,1",
-    output: Output = Path("sample.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file, or a folder for numbered ones; else they go to the run's folder."),
+    ] = None,
+    partial: Partial = False,
+    negative: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="By kohya's name, such as euler_a.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first prompt; each next prompt adds one.")] = None,
+    parts: Annotated[
+        Path | None, typer.Option(help="Also save each picture in this folder, as ROW-COLUMN.png, counted from 0.")
+    ] = None,
+    per_class: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="So many pictures of each of model.classes, or of each prompt, into the folder --output instead of a "
+            "grid, with the last --strength of a LoRA. Pictures that are there stay.",
+        ),
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="With --per-class: pictures drawn at once.")] = 4,
 ) -> None:
-    """Draw a grid of prompts by strengths of a LoRA, with fixed seeds."""
-    _quietly().sample(config, overrides or [], lora, prompt or [], _numbers("--strength", strength), output)
+    """Draw a grid of prompts by strengths of a LoRA, with fixed seeds; every grid gets a file of its own. Or, with
+    --per-class, pictures of each class."""
+    from trainer.commands import class_sampling, sampling
+
+    given = {
+        "negative": negative, "width": width, "height": height, "steps": steps, "sampler": sampler,
+        "guidance": guidance, "seed": seed,
+    }  # fmt: skip
+    own = [f"samples.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    strengths = _numbers("--strength", strength)
+    if per_class:
+        own += [f"samples.prompts={json.dumps(prompt)}", "model.classes=[]"] if prompt else []
+        one = strengths[-1]
+        class_sampling.sample_classes(config, [*(overrides or []), *own], lora, one, per_class, batch, output, partial)
+        return
+    sampling.sample(config, [*(overrides or []), *own], lora, prompt or [], strengths, output, partial, parts)
 
 
 @app.command()
@@ -138,7 +299,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what a file is: family, prediction, rank, alpha, metadata, and whether anything in it is NaN or zero."""
-    _quietly().inspect(file, as_json=as_json)
+    _files().inspect(file, as_json=as_json)
 
 
 @app.command()
@@ -150,7 +311,21 @@ def resize(
     dtype: Dtype = "fp16",
 ) -> None:
     """Bring a LoRA to another rank."""
-    _quietly().resize(file, rank, conv_rank, output, dtype)
+    _files().resize(file, rank, conv_rank, output, dtype)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A LoRA file of any program.")],
+    output: Output,
+    projections: Annotated[
+        Literal["linear", "convolution"] | None,
+        typer.Option(help="Write the projections around the UNet's transformers with two or four dimensions."),
+    ] = None,
+    dtype: Dtype = "fp16",
+) -> None:
+    """Write a LoRA with kohya's names, which all programs read."""
+    _files().convert(file, projections, output, dtype)
 
 
 @app.command()
@@ -160,10 +335,14 @@ def extract(
     output: Output,
     rank: Annotated[int, typer.Option(min=1)] = 16,
     conv_rank: Annotated[int, typer.Option(min=0, help="0 leaves the 3x3 convolutions out.")] = 0,
+    alpha: Annotated[float, typer.Option(min=0, help="alpha of every module; 0 = its rank.")] = 0.0,
+    min_diff: Annotated[
+        float, typer.Option(min=0, help="Leave layers out of which no number differs by more than this.")
+    ] = 0.0,
     dtype: Dtype = "fp16",
 ) -> None:
     """Extract a LoRA from the difference of two checkpoints."""
-    _quietly().extract(tuned, base, rank, conv_rank, output, dtype)
+    _files().extract(tuned, base, rank, conv_rank, output, dtype, min_diff=min_diff, alpha=alpha)
 
 
 @app.command()
@@ -175,17 +354,21 @@ def merge(
     strength: Annotated[str, typer.Option(help="How strongly the LoRAs act: a number for all, or 1,0.5,...")] = "1",
     rank: Annotated[int, typer.Option(min=0, help="LoRAs alone: rank of the result; 0 = exact, ranks add up.")] = 0,
     dtype: Dtype = "fp16",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out what does not fit the base, and list it.")
+    ] = False,
 ) -> None:
     """Merge LoRAs into a base (a .safetensors file or, by its name, a diffusers folder), or several into one LoRA."""
-    _quietly().merge(files, _numbers("--strength", strength), rank, output, dtype)
+    _files().merge(files, _numbers("--strength", strength), rank, output, dtype, partial)
 
 
-def _quietly() -> ModuleType:
-    """The commands about files; the libraries they need take seconds to import and talk meanwhile."""
-    from trainer.quiet import quiet
+def _files() -> ModuleType:
+    """The commands about files, whose libraries take seconds to import."""
+    from trainer.commands.quiet import loading
 
-    quiet()
-    return importlib.import_module("trainer.file_commands")
+    with loading():
+        from trainer.commands import files
+    return files
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -201,9 +384,32 @@ def demo(
     compare: Annotated[bool, typer.Option("--compare", help="Also train the twin with plain noise.")] = False,
 ) -> None:
     """Train a LoRA with Noise Oversampling on real images with the embedded model; no GPU needed."""
-    from trainer import commands
+    from trainer.commands.quiet import loading
 
-    commands.demo(output, compare=compare)
+    with loading():
+        from demo import run
+    run.main(output, compare=compare)
+
+
+@app.command("gpu-check")
+def gpu_check(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long it may take, about.")] = 10.0,
+    json: Annotated[Path, typer.Option("--json", help="Where all figures go, each as soon as it exists.")] = Path(
+        "gpu-check.json"
+    ),
+) -> None:
+    """Measure what this card does: its tests, steps of SD 1.5 and SDXL, memory, and which presets fit; no downloads."""
+    from trainer.commands.quiet import loading
+
+    try:
+        with loading():
+            from gpu_check import run
+    except ImportError as error:
+        raise UserError(
+            f"gpu-check: {error.name or error} is not installed here. 'python launch.py setup' installs everything; "
+            "tests/gpu/README.md tells what to bring to a machine without a network."
+        ) from error
+    run.main(minutes, json)
 
 
 @app.command()
@@ -220,9 +426,9 @@ def ui(
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
 ) -> None:
     """Open the user interface in the browser."""
-    from trainer import commands
+    from ui import serve
 
-    commands.ui(
+    serve.main(
         folder,
         host=host,
         port=port,
@@ -234,12 +440,25 @@ def ui(
     )
 
 
+def _refuse_settings(words: list[str]) -> None:
+    """Raises UserError for settings as options, such as --learning_rate 1e-4, where the command takes --set."""
+    command = getattr(get_command(app), "commands", {}).get(words[0] if words else "")
+    own = (
+        {"--help", *(o for p in command.params for o in (*p.opts, *p.secondary_opts))} if command is not None else set()
+    )
+    if "--set" in own and any(word.startswith("--") and word.partition("=")[0] not in own for word in words):
+        from trainer.commands import options
+
+        options.refuse_settings(words[1:], own)
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # into a pipe, Windows writes few letters and raises for all others
             stream.reconfigure(errors="backslashreplace")
     try:
+        _refuse_settings(sys.argv[1:])
         app()
     except UserError as error:
         for problem in error.problems:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -15,10 +14,11 @@ from PIL import Image
 
 from tests import full_size
 from tests.trainer import runs
-from trainer import build, config_io
-from trainer.build import Training
-from trainer.config import BaseConfig
-from trainer.console import Console
+from trainer.assembly import run as assembled
+from trainer.assembly.run import PreparedRun
+from trainer.config import reading
+from trainer.config.schema.whole import BaseConfig
+from trainer.journal.console import Console
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes")
 
@@ -56,12 +56,11 @@ def version_of(config: BaseConfig) -> str:
     return "sdxl" if "xl" in Path(config.model.base).name.lower() else "sd1"
 
 
-def training(file: Path, version: str, overrides: Sequence[str]) -> Training:
+def training(file: Path, version: str, overrides: Sequence[str]) -> PreparedRun:
     """The run of a config, over a full-size base with random weights."""
-    config = config_io.read(file, overrides)
+    config = reading.read(file, overrides)
     exact = config.training.method == "full" or config.training.precision == "fp32"
     family = full_size.filled(version, torch.float32 if exact else torch.bfloat16)
-    with mock.patch("trainer.build.material.open_family", lambda _: family):
-        found = build.training(config, Console(quiet=True))
+    found = assembled.training(config, Console(quiet=True), opened=lambda _: family)
     assert found is not None
     return found

@@ -25,7 +25,7 @@ from rich.console import Console as Rich
 from rich.table import Table
 
 from tests.trainer import runs
-from trainer.build import Training
+from trainer.assembly.run import PreparedRun
 from trainer.device.compilation import obstacle
 
 WARM_UP = 3
@@ -57,13 +57,13 @@ CASES = {
 }
 
 
-def step_seconds(found: Training, number: int) -> float:
+def step_seconds(found: PreparedRun, number: int) -> float:
     began = time.perf_counter()
     found.loop.take_step(number)
     return time.perf_counter() - began
 
 
-def kept_for_backward(found: Training) -> int:
+def kept_for_backward(found: PreparedRun) -> int:
     """Bytes that one forward pass keeps for the backward pass, besides the weights."""
     weights = {p.untyped_storage().data_ptr() for part in found.family.parts.values() for p in part.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -73,15 +73,15 @@ def kept_for_backward(found: Training) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found.loop.gradients(0)
-    found.loop.optimizer.zero_grad()
+        found.loop.gradients.eager(0)
+    found.loop.end.optimizer.zero_grad()
     return sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
 
 
 def measure(file: Path, name: str, case: Case, rounds: int) -> dict[str, float]:
     """Medians of steps taken in turns with those of the run without the lever."""
 
-    def ready(label: str, settings: tuple[str, ...]) -> Training:
+    def ready(label: str, settings: tuple[str, ...]) -> PreparedRun:
         steps = f"training.steps={rounds + WARM_UP + 1}"
         return runs.training(file, *PLAIN[case.base], *settings, steps, f"run.name='{label}'", "general.batch_size=4")
 

@@ -23,16 +23,16 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from trainer import config
 from trainer.batch import TextStates
-from trainer.data.cache import MemoryLatents, TextCache
+from trainer.config.schema.data import DatasetSettings, DataSettings, GeneralSettings, SubsetSettings
+from trainer.data.cache.disk_latents import DiskLatents, LatentRecipe
+from trainer.data.cache.encode import Sampling
+from trainer.data.cache.memory import MemoryLatents, TextCache
 from trainer.data.dataset import Dataset
-from trainer.data.disk_latents import DiskLatents, Recipe
-from trainer.data.encode import Sampling
-from trainer.data.loader import Loader
-from trainer.data.plan import Plan
-from trainer.data.prefetch import Prefetch
-from trainer.data.scan import scan
+from trainer.data.order.loader import Loader
+from trainer.data.order.plan import Plan
+from trainer.data.order.prefetch import Prefetch
+from trainer.data.sources.scan import scan
 
 SHAPES = {"SD 512": (512, 768), "SDXL 1024": (1024, 2048)}  # side in pixels, width of the text states
 BATCH = 4
@@ -47,9 +47,9 @@ def dataset(folder: Path, images: int, side: int) -> Dataset:
         picture.putpixel((0, 0), (n % 256, n // 256, 0))
         picture.save(folder / f"{n:05d}.png")
         (folder / f"{n:05d}.txt").write_text(f"a photo, number {n}, of something, somewhere")
-    subset = config.Subset(image_dir=str(folder), shuffle_caption=False)
-    table = config.Dataset(resolution=side, batch_size=BATCH, subsets=[subset])
-    return scan([table], config.General(), config.Data(), config_dir=folder)
+    subset = SubsetSettings(image_dir=str(folder), shuffle_caption=False)
+    table = DatasetSettings(resolution=side, batch_size=BATCH, subsets=[subset])
+    return scan([table], GeneralSettings(), DataSettings(), config_dir=folder)
 
 
 def encoder(sampling: Sampling) -> Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]:
@@ -104,14 +104,14 @@ def measure(name: str, images: int, workspace: Path) -> dict[str, Any]:
     large = replace(small, items=tuple(small.items))
     figures: dict[str, Any] = {"latents": [4, side // 8, side // 8], "images": images, "batch": BATCH}
     folder = workspace / f"cache{side}"
-    disk = DiskLatents(large, folder, Recipe("none"))
+    disk = DiskLatents(large, folder, LatentRecipe("none"))
     disk.fill(encoder("mean"))
     figures["plain_safetensors"] = per_second(plain(folder))
     plan = Plan(large, 0)
-    state = TextStates(torch.randn(1, 77, width), torch.randn(1, 1280))
+    state = TextStates({"hidden": torch.randn(1, 77, width), "pooled": torch.randn(1, 1280)})
     texts = TextCache(lambda captions: TextStates.cat([state] * len(captions)))
     texts.prepare(Loader(large, plan, 0).possible_captions())
-    fresh = DiskLatents(large, workspace / f"fresh{side}", Recipe("none", "fresh"))
+    fresh = DiskLatents(large, workspace / f"fresh{side}", LatentRecipe("none", "fresh"))
     fresh.fill(encoder("fresh"))
     memory = MemoryLatents.encode(large, encoder("mean"))
     loaders = {

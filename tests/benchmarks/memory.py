@@ -1,6 +1,6 @@
 """The GPU memory of the presets, or of any config: measured where there is a GPU, else estimated, and said which.
 
-    python tests/benchmarks/memory.py [--json FILE] [CONFIG ...]
+    python tests/benchmarks/memory.py [--json FILE] [CONFIG or "sdxl 12gb style" ...]
 
 The estimate is the one of `check`: it runs the real networks on the meta device and counts the bytes of every tensor. A
 measurement trains three steps over a base with random weights and asks CUDA for the peak.
@@ -24,16 +24,16 @@ from rich.table import Table
 
 from tests import full_size
 from tests.benchmarks import cases
-from trainer import config_io
-from trainer.build.estimate import RESERVED, estimate
+from trainer.assembly.memory import RESERVED, estimate
+from trainer.config import reading
+from trainer.config.presets.choosing import all_presets, preset_of, text_of
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS = 3
 
 
 def measured(file: Path) -> dict[str, float]:
     """Bytes of a real run of the config: the peaks of caching and building, and of its first steps."""
-    config = config_io.read(file)
+    config = reading.read(file)
     side = config.datasets[0].resolution
     assert isinstance(side, int)
     batch = config.datasets[0].batch_size
@@ -52,8 +52,18 @@ def measured(file: Path) -> dict[str, float]:
         return {"caching": building, "training": torch.cuda.max_memory_allocated()}
 
 
-def row(file: Path) -> dict[str, Any]:
-    config = config_io.read(file)
+def row(name: str) -> dict[str, Any]:
+    """name: a config file or a preset."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(name)
+        if not file.is_file():
+            file = Path(folder) / "preset.toml"
+            file.write_text(text_of(preset_of(name.split())), encoding="utf-8")
+        return figures_of(file)
+
+
+def figures_of(file: Path) -> dict[str, Any]:
+    config = reading.read(file)
     found = estimate(config, full_size.make(cases.version_of(config)))
     figures: dict[str, Any] = {
         "estimated": {
@@ -73,11 +83,11 @@ def row(file: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", type=Path, default=sorted(CONFIGS.glob("*.toml")))
+    parser.add_argument("configs", nargs="*", default=[preset.name for preset in all_presets()])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figures = {file.stem: row(file) for file in arguments.configs}
+    figures = {name: row(name) for name in arguments.configs}
     table = Table("config", "training", "caching", "sampling", "needed (estimated)", "training (measured)")
     for name, found in figures.items():
         e = found["estimated"]

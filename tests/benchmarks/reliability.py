@@ -37,7 +37,7 @@ from rich.table import Table
 
 from tests.reliability import kills, small
 from tests.reliability.artefacts import same_state, state
-from trainer import checkpoint
+from trainer.run import checkpoint
 
 SIZES = (0, 4 << 10, 1 << 20)  # bytes that are free on the disk; and one byte less than needed
 
@@ -138,7 +138,7 @@ def soak(project: Path, steps: int) -> Row:
     found = small.training(
         project, "run.name='soak'", f"training.steps={steps}", f"save.every={max(1, steps // 100)}", samples
     )
-    process, real = psutil.Process(), found.loop.batch
+    process, real = psutil.Process(), found.loop.gradients.batch
     seen: list[tuple[int, int, int]] = []
 
     def batch(index: int) -> object:
@@ -146,7 +146,7 @@ def soak(project: Path, steps: int) -> Row:
             seen.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
         return real(index)
 
-    found.loop.batch = batch  # type: ignore[assignment]
+    found.loop.gradients.batch = batch  # type: ignore[assignment]
     found.run()
     half = seen[len(seen) // 2 :]
     growth = (half[-1][0] - half[0][0]) / 2**20 / max(1, steps / 2000)

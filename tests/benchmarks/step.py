@@ -34,9 +34,9 @@ from plugins.models.sd import StableDiffusion
 from tests import full_size
 from tests.benchmarks import cases, recipe
 from tests.trainer import runs
-from trainer import config_io
-from trainer.build import Training
-from trainer.build.estimate import estimate
+from trainer.assembly.memory import estimate
+from trainer.assembly.run import PreparedRun
+from trainer.config import reading
 from trainer.device.checkpointing import set_level
 
 WARM_UP = 20
@@ -45,10 +45,10 @@ SELDOM = 4  # every so many turns the network alone and the recipe have theirs
 Step = Callable[[int], None]
 
 
-def network_step(found: Training, *, update: bool) -> Step:
+def network_step(found: PreparedRun, *, update: bool) -> Step:
     """Forward and backward of the same network on the same batches; `update`: with the optimizer, the bare loop."""
-    network, optimizer, device = found.loop.network, found.loop.optimizer, found.loop.accelerator.device
-    objective = found.loop.step.objective
+    network, optimizer, device = found.loop.network, found.loop.end.optimizer, found.loop.accelerator.device
+    objective = found.loop.gradients.step.objective
     batches = [found.loader.batch(i).to(device) for i in range(min(4, found.loader.plan.batches_per_epoch))]
 
     def step(number: int) -> None:
@@ -97,7 +97,7 @@ class Waiting:
 
 
 def compare(
-    found: Training, recipe_step: Step | None, rounds: int, images: int, building: float, flops: float
+    found: PreparedRun, recipe_step: Step | None, rounds: int, images: int, building: float, flops: float
 ) -> dict[str, float]:
     """All figures of a case. A ratio of 1 = as fast as the bare loop; the recipe's speed-up = its time / ours.
 
@@ -105,8 +105,8 @@ def compare(
     """
     device = found.loop.accelerator.device
     together = 5 if device.type == "cuda" else 1
-    waiting = Waiting(found.loop.batch)
-    found.loop.batch = waiting
+    waiting = Waiting(found.loop.gradients.batch)
+    found.loop.gradients.batch = waiting
     runners: dict[str, Step] = {
         "ours": found.loop.take_step,
         "bare": network_step(found, update=True),
@@ -151,7 +151,7 @@ def ratio(one: dict[int, float], other: dict[int, float]) -> float:
     return statistics.median(one[at] / other[at] for at in one)
 
 
-def counted_flops(found: Training) -> float:
+def counted_flops(found: PreparedRun) -> float:
     """Of a step's forward and backward pass, seen while they run."""
     step = network_step(found, update=False)
     with FlopCounterMode(display=False) as counter:
@@ -159,7 +159,7 @@ def counted_flops(found: Training) -> float:
     return float(counter.get_total_flops())
 
 
-def peak_flops(device: torch.device, found: Training) -> float:
+def peak_flops(device: torch.device, found: PreparedRun) -> float:
     """What this device reaches in a large matrix product, in the run's precision."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = next(found.family.parts["unet"].parameters()).dtype
@@ -224,7 +224,7 @@ def gpu_cases() -> Iterator[Case]:
 def on_gpu(case: Case, folder: Path, rounds: int) -> dict[str, float]:
     file = cases.project(folder / case.name.replace(" ", "-"), case.side, 4 * case.batch)
     overrides = [*case.settings, f"training.steps={rounds + WARM_UP + 1}"]
-    plain = config_io.read(file, [*overrides, "training.gradient_checkpointing='off'"])
+    plain = reading.read(file, [*overrides, "training.gradient_checkpointing='off'"])
     flops = estimate(plain, full_size.make(case.version)).operations
     began = time.perf_counter()
     found = cases.training(file, case.version, overrides)

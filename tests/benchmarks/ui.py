@@ -116,9 +116,9 @@ def long_run(browser: Browser, server: Server, lines: int) -> list[Row]:
 
 def read_history(folder: Path, lines: int) -> Row:
     """The first look at the file by the server, which no page has to wait for a second time."""
-    from trainer.run_dir import RunDir
-    from ui.history import history
-    from ui.run_views import curves_html
+    from trainer.journal.run_dir import RunDir
+    from ui.views.run import curves_html
+    from ui.work.history import history
 
     run = RunDir(folder / "output" / "long")
     return Row(f"run of {lines:,} metric lines: reading and drawing", timed(lambda: curves_html(history(run))), "s")

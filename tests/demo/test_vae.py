@@ -44,7 +44,7 @@ def test_balancing_changes_the_latents_but_no_reconstruction(power):
 
 def test_training_lowers_the_error_and_is_repeatable():
     pixels = pictures(64)
-    recipe = vae.Recipe(steps=40, batch=8, warmup=5)
+    recipe = vae.VaeRecipe(steps=40, batch=8, warmup=5)
     trained = vae.train(pixels, recipe, lambda step, loss: None)
     again = vae.train(pixels, recipe, lambda step, loss: None)
     assert vae.psnr(vae.reconstruct(trained, pixels), pixels) > vae.psnr(vae.reconstruct(vae._fresh(0), pixels), pixels)

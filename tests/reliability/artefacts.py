@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from trainer import checkpoint, lora_file, sampling
-from trainer.adapters.adapter_weights import AdapterWeights
+from trainer.adapters import lora_file
+from trainer.batch import AdapterWeights
 from trainer.errors import RunError, UserError
 from trainer.files import atomic
+from trainer.run import checkpoint
+from trainer.samples import drawing
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ ARTEFACTS = {
     "checkpoint": Artefact(lambda t, v: checkpoint.save(t, state(v)), _state_version, "step-000007"),
     "lora": Artefact(_write_lora, _lora_version, "run.safetensors"),
     "config": Artefact(_write_text, _text_version, "config.toml"),
-    "sample": Artefact(lambda t, v: sampling.save(_picture(v), t), _picture_version, "step-000007-00.png"),
+    "sample": Artefact(lambda t, v: drawing.save(_picture(v), t), _picture_version, "step-000007-00.png"),
     "model folder": Artefact(_write_folder, _folder_version, "run"),
 }
 DAMAGED = (RunError, UserError, OSError, AssertionError, ValueError)

@@ -15,8 +15,10 @@ from diffusers import UNet2DConditionModel
 from tests.reliability import small
 from tests.reliability.disk import Counter, Kills, watched
 from tests.reliability.forks import Outcome, forked
-from trainer import build, config_io, registry
-from trainer.console import Console
+from trainer import registry
+from trainer.assembly.run import training
+from trainer.config import reading
+from trainer.journal.console import Console
 
 SETTINGS = (small.SAMPLES, "save.every=2", "save.keep=1", "training.gradient_accumulation=2")
 NETWORKS = ("encode_images", "encode_text", "predict", "decode_latents")
@@ -81,8 +83,8 @@ def _came_to(project: Path, name: str) -> tuple[str, bytes, dict[int, float]]:
 def _train(project: Path, name: str) -> str:
     """From the beginning, or where it was left; nothing when it was the very last moment that was too late."""
     cache = f"data={{cache_to_disk=true,cache_dir='cache-{name}'}}"
-    config = config_io.read(project, [*SETTINGS, cache, f"run.name='{name}'"])
-    found = build.training(config, Console(quiet=True), resume=True)
+    config = reading.read(project, [*SETTINGS, cache, f"run.name='{name}'"])
+    found = training(config, Console(quiet=True), resume=True)
     return "done" if found is None else found.run()
 
 

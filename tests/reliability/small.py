@@ -15,11 +15,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from tests import tiny
-from trainer import build, config_io
+from trainer.assembly import run as assembled
+from trainer.assembly.run import PreparedRun
 from trainer.batch import Batch
-from trainer.build import Training
-from trainer.console import Console
-from trainer.run_dir import RunDir
+from trainer.config import reading
+from trainer.journal.console import Console
+from trainer.journal.run_dir import RunDir
 
 CONFIG = """
 [run]
@@ -109,15 +110,15 @@ def _base() -> Path:
     return folder
 
 
-def training(file: Path, *overrides: str, resume: bool = False, given: Path | None = None) -> Training:
-    found = build.training(config_io.read(file, overrides), Console(quiet=True), resume=resume, given=given)
+def training(file: Path, *overrides: str, resume: bool = False, given: Path | None = None) -> PreparedRun:
+    found = assembled.training(reading.read(file, overrides), Console(quiet=True), resume=resume, given=given)
     assert found is not None
     return found
 
 
-def stop_after(found: Training, micro_batches: int) -> None:
+def stop_after(found: PreparedRun, micro_batches: int) -> None:
     """As Ctrl-C does, while the micro-batch with that number of this process is made."""
-    real, made = found.loop.batch, 0
+    real, made = found.loop.gradients.batch, 0
 
     def batch(index: int) -> Batch:
         nonlocal made
@@ -126,7 +127,7 @@ def stop_after(found: Training, micro_batches: int) -> None:
             found.loop.control.stop_requested = True
         return real(index)
 
-    found.loop.batch = batch
+    found.loop.gradients.batch = batch
 
 
 def run_dir(file: Path, name: str = "run") -> RunDir:

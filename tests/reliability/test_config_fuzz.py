@@ -14,8 +14,10 @@ import pytest
 import tomlkit
 
 from tests.reliability import small
-from trainer import config_io, config_keys
-from trainer.config_checks import notes
+from trainer.config import keys as config_keys
+from trainer.config import reading
+from trainer.config.checks import notes
+from trainer.config.presets.choosing import all_presets, text_of
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,7 @@ KEYS = [
 
 def bases() -> list[dict[str, Any]]:
     texts = [small.CONFIG, *(file.read_text(encoding="utf-8") for file in sorted((ROOT / "configs").glob("*.toml")))]
+    texts += [text_of(preset) for preset in all_presets()]
     return [tomlkit.parse(text).unwrap() for text in texts]
 
 
@@ -123,13 +126,13 @@ def override(luck: random.Random) -> str:
 def survives(file: Path, overrides: list[str]) -> bool:
     """Whether it was accepted; anything but a config or a UserError is raised."""
     try:
-        config = config_io.read(file, overrides)
+        config = reading.read(file, overrides)
     except UserError as error:
         assert error.problems
         assert all(line.strip() and len(line) < 2000 for line in error.problems)
         return False
     assert all(isinstance(line, str) for line in notes(config))
-    assert config_io.parse(config_io.to_toml(config), directory=Path("/elsewhere")) == config
+    assert reading.parse(reading.to_toml(config), directory=Path("/elsewhere")) == config
     return True
 
 
@@ -192,4 +195,4 @@ def test_fixed_monsters(file: Path, content: bytes) -> None:
 
 def test_a_folder_is_no_config(tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        config_io.read(tmp_path)
+        reading.read(tmp_path)

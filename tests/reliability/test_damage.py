@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.artefacts import same_state, state
-from trainer import checkpoint
 from trainer.errors import RunError
+from trainer.run import checkpoint
 
 FILES = (checkpoint.TENSORS, checkpoint.VALUES, checkpoint.MANIFEST)
 BITS = 200

@@ -15,8 +15,9 @@ from tests.reliability import small
 from tests.reliability.artefacts import ARTEFACTS, same_state, state
 from tests.reliability.disk import Counter, watched
 from tests.reliability.forks import forked
-from trainer import checkpoint, loop
 from trainer.errors import RunError
+from trainer.run import checkpoint
+from trainer.training import between_steps
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def test_a_disk_that_fills_up_on_the_way_and_has_room_again_at_the_end(project: 
 
     def run() -> tuple[str, list[str]]:
         found = small.training(project, f"training.method='{method}'", "save.every=1", "save.keep=10")
-        real, checkpoints = found.loop.batch, small.run_dir(project).checkpoints
+        real, checkpoints = found.loop.gradients.batch, small.run_dir(project).checkpoints
 
         def batch(index: int) -> Any:
             if index == 2:
                 limit_files_to(20_000)  # the log still fits
             return real(index)
 
-        found.loop.batch = batch
+        found.loop.gradients.batch = batch
         waited = iter(range(100))
 
         def wait(seconds: float) -> bool:
@@ -107,15 +108,15 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_message_and_it_can_be_resume
 
     def run() -> str:
         found = small.training(project, "save.every=2", "save.keep=10")
-        real = found.loop.batch
-        found.loop.patience = 0.3
+        real = found.loop.gradients.batch
+        found.loop.between.patience = 0.3
 
         def batch(index: int) -> Any:
             if index == 3:
                 limit_files_to(20_000)
             return real(index)
 
-        found.loop.batch = batch
+        found.loop.gradients.batch = batch
         with pytest.raises(RunError) as caught:
             found.run()
         return str(caught.value)
@@ -123,7 +124,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_message_and_it_can_be_resume
     message = forked(run).returned()
     assert "could not write" in message
     assert "--resume" in message
-    assert loop.RETRY > 1
+    assert between_steps.RETRY > 1
     assert [e["event"] for e in small.run_dir(project).events()][-1] == "error"
     small.training(project, "save.every=2", "save.keep=10", resume=True).run()
     states = {small.state_hash(small.run_dir(project, name).checkpoint(6)) for name in ("run", "roomy")}
@@ -134,7 +135,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_message_and_it_can_be_resume
 def test_logs_that_cannot_be_written_are_written_later(project: Path) -> None:
     def run() -> str:
         found = small.training(project)
-        real = found.loop.batch
+        real = found.loop.gradients.batch
 
         def batch(index: int) -> Any:
             if index == 2:  # a piece of the next line still fits
@@ -143,7 +144,7 @@ def test_logs_that_cannot_be_written_are_written_later(project: Path) -> None:
                 limit_files_to(resource.RLIM_INFINITY)
             return real(index)
 
-        found.loop.batch = batch
+        found.loop.gradients.batch = batch
         return found.run()
 
     assert forked(run).returned() == "done"

@@ -11,8 +11,8 @@ import pytest
 from tests.reliability import small
 from tests.reliability.disk import Counter, Fails, watched
 from tests.reliability.forks import forked
-from trainer import loop
-from trainer.build import Training
+from trainer.assembly.run import PreparedRun
+from trainer.training import between_steps
 
 HOW = (errno.ENOSPC, errno.EIO, errno.EACCES, "short")
 PLACES = 32
@@ -23,20 +23,20 @@ def project(tmp_path: Path) -> Path:
     return small.make(tmp_path / "a project")
 
 
-def busy(project: Path, name: str) -> Training:
+def busy(project: Path, name: str) -> PreparedRun:
     return small.training(project, small.SAMPLES, "save.every=2", f"run.name='{name}'")
 
 
-def watch_the_steps(found: Training, folder: Path, listener: Counter) -> None:
+def watch_the_steps(found: PreparedRun, folder: Path, listener: Counter) -> None:
     """From the first step on: what cannot be written before it is an error at once."""
-    real, watching = found.loop.batch, watched(folder, listener)
+    real, watching = found.loop.gradients.batch, watched(folder, listener)
 
     def batch(index: int) -> Any:
         if index == 0:
             watching.__enter__()
         return real(index)
 
-    found.loop.batch = batch
+    found.loop.gradients.batch = batch
 
 
 def test_any_call_of_a_run_may_fail_once(project: Path) -> None:
@@ -51,7 +51,7 @@ def test_any_call_of_a_run_may_fail_once(project: Path) -> None:
     wanted = small.state_hash(small.run_dir(project, "whole").checkpoint(6))
 
     def failing(at: int, how: int | str) -> str:
-        loop.RETRY = 0.01
+        between_steps.RETRY = 0.01
         fails, found = Fails(at, how), busy(project, f"at-{at}")
         watch_the_steps(found, project.parent, fails)
         return found.run()

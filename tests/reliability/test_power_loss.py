@@ -14,10 +14,11 @@ from tests.reliability import small
 from tests.reliability.artefacts import ARTEFACTS, same_state, state
 from tests.reliability.disk import watched
 from tests.reliability.power import Ledger
-from trainer import checkpoint, config_io
+from trainer.config import reading
 from trainer.files.atomic import tidy
+from trainer.journal.run_dir import RunDir
+from trainer.run import checkpoint
 from trainer.run.resume import Keeper
-from trainer.run_dir import RunDir
 
 SEEDS = 500
 STEPS = (1, 2, 3, 3, 4, 4)  # a step is saved again after a resume, and by the control file
@@ -29,7 +30,7 @@ class Saving:
     def __init__(self, root: Path, keep: int) -> None:
         self.run_dir = RunDir(root / "output" / "run")
         overrides = [f"save.keep={keep}"]
-        config = config_io.parse(small.CONFIG, overrides, directory=root)
+        config = reading.parse(small.CONFIG, overrides, directory=root)
         self.weights = {"unet.w": torch.nn.Parameter(torch.zeros(40)), "unet.v": torch.nn.Parameter(torch.zeros(()))}
         self.optimizer = torch.optim.SGD(self.weights.values(), lr=0.1)
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)

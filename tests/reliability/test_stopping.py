@@ -17,8 +17,8 @@ from tests.reliability.disk import Counter
 from tests.reliability.forks import forked
 from tests.reliability.kills import numbered
 from trainer import __main__
-from trainer.run.control import Control, ask
-from trainer.run_dir import RunDir
+from trainer.journal.run_dir import RunDir
+from trainer.training.control import Control, ask
 
 MANY_SAMPLES = "samples={prompts=['a cat'],width=16,height=16,steps=50,at_start=true}"
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tests.reliability.forks import forked
-from trainer import lora_file
-from trainer.adapters.adapter_weights import AdapterWeights
+from trainer.adapters import lora_file
+from trainer.batch import AdapterWeights
 from trainer.errors import UserError
 from trainer.files.tensor_file import read_header, read_tensors
 

@@ -145,7 +145,7 @@ def test_the_command_line_takes_a_checkpoint_in_either_order(project: Path, monk
     def train(path: Path, overrides: list[str], *, resume: bool, given: Path | None) -> None:
         asked.append((path, resume, given))
 
-    monkeypatch.setattr("trainer.commands.train", train)
+    monkeypatch.setattr("trainer.commands.training.train", train)
     folder = project.parent / "photos"
 
     def call(*arguments: str) -> int:
@@ -165,10 +165,11 @@ def test_the_command_line_takes_a_checkpoint_in_either_order(project: Path, monk
 
 def test_a_run_that_is_done_says_so(project: Path) -> None:
     small.training(project).run()
-    from trainer import build, config_io
-    from trainer.console import Console
+    from trainer.assembly.run import training
+    from trainer.config import reading
+    from trainer.journal.console import Console
 
-    assert build.training(config_io.read(project), Console(quiet=True), resume=True) is None
+    assert training(reading.read(project), Console(quiet=True), resume=True) is None
 
 
 def test_another_base_under_the_same_name_is_refused(project: Path) -> None:

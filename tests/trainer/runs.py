@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from tests.tiny import tiny_sd
-from trainer import build, config_io
-from trainer.build import Training
-from trainer.console import Console
+from trainer.assembly import run as assembled
+from trainer.assembly.run import PreparedRun
+from trainer.config import reading
+from trainer.journal.console import Console
 
 CONFIG = """
 [run]
@@ -30,11 +31,11 @@ lr = 1e-3
 tensorboard = false
 [general]
 enable_bucket = true
-min_bucket_reso = 32
-max_bucket_reso = 96
-bucket_reso_steps = 16
+min_bucket_reso = 16
+max_bucket_reso = 48
+bucket_reso_steps = 8
 [[datasets]]
-resolution = 64
+resolution = 32
 batch_size = 2
 [[datasets.subsets]]
 image_dir = "photos"
@@ -47,7 +48,7 @@ def make_project(folder: Path, images: int = 5) -> Path:
     (folder / "photos").mkdir(parents=True)
     random = np.random.default_rng(0)
     for index in range(images):
-        size = (80, 48, 3) if index % 2 else (64, 64, 3)
+        size = (40, 24, 3) if index % 2 else (32, 32, 3)
         pixels = random.integers(0, 256, size, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
         (folder / "photos" / f"{index}.txt").write_text(f"a photo of a cat {index}")
@@ -56,13 +57,13 @@ def make_project(folder: Path, images: int = 5) -> Path:
     return file
 
 
-def training(file: Path, *overrides: str, resume: bool = False) -> Training:
-    found = build.training(config_io.read(file, overrides), Console(quiet=True), resume=resume)
+def training(file: Path, *overrides: str, resume: bool = False) -> PreparedRun:
+    found = assembled.training(reading.read(file, overrides), Console(quiet=True), resume=resume)
     assert found is not None
     return found
 
 
-def train(file: Path, *overrides: str, resume: bool = False) -> Training:
+def train(file: Path, *overrides: str, resume: bool = False) -> PreparedRun:
     """Trains to the end."""
     found = training(file, *overrides, resume=resume)
     found.run()

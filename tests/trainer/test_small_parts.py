@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.build.processes import accelerator_for
-from trainer.config import Config
+from trainer.assembly.processes import accelerator_for
+from trainer.config.schema.whole import Config
 from trainer.errors import UserError
-from trainer.events import MetricsFile, Step, Stop
+from trainer.journal.events import MetricsFile, Step, Stop
+from trainer.journal.run_dir import RunDir
 from trainer.randomness import derive, generator
-from trainer.run_dir import RunDir
 
 
 def test_streams_differ_in_every_argument_and_repeat() -> None:

@@ -1,1 +1,1 @@
-"""What a LoRA and its kin are made of: names, layers, files of other trainers, tools over files."""
+"""LoRA and its kin: in the network, in files, and as tools over files."""

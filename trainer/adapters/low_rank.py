@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.adapters.adapter_weights import DOWN, UP, AdapterWeights
+from trainer.adapters.weights import scale
+from trainer.batch import DOWN, UP, AdapterWeights
 from trainer.randomness import generator
 
 _OVERSAMPLING = 16  # more directions than the rank make the random search for the range reliable
@@ -27,7 +28,7 @@ def truncate(weights: AdapterWeights, rank: int) -> AdapterWeights:
 
     Works on the factors: the singular values of up @ down are those of the product of their triangular parts.
     """
-    up, down = weights.up.float().flatten(1) * weights.scale, weights.down.float().flatten(1)
+    up, down = weights.up.float().flatten(1) * scale(weights), weights.down.float().flatten(1)
     shape = (weights.up.shape[0], *weights.down.shape[1:])
     left_basis, left_core = torch.linalg.qr(up)
     right_basis, right_core = torch.linalg.qr(down.T)

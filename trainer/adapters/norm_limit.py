@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from trainer.adapters.adapter_weights import AdapterWeights
+from trainer.batch import AdapterWeights
 
 
 class NormLimit:
@@ -50,7 +50,7 @@ def _norms(members: list[AdapterWeights]) -> Tensor:
     down = torch.stack([m.down.flatten(1) for m in members])  # (adapters, rank, in)
     up = torch.stack([m.up.flatten(1) for m in members])  # (adapters, out, rank)
     squares = (up.mT @ up * (down @ down.mT)).sum((1, 2)).clamp(min=0)  # (adapters,)
-    scales = [m.scale for m in members]
+    scales = [m.alpha / m.down.shape[0] for m in members]
     if len(set(scales)) == 1:  # the usual case, without a copy to the device
         return squares.sqrt() * scales[0]
     return torch.stack([root * scale for root, scale in zip(squares.sqrt().unbind(0), scales, strict=True)])

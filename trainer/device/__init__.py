@@ -1,1 +1,1 @@
-"""Where a run's memory and time go: placement, recomputation, compilation, small weights, late reading."""
+"""Where a run's memory and time go: placement, recomputation, compilation, late reading."""

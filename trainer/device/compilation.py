@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer.device.beforehand import allow_compiling
+
 SHAPES = 256  # recompilations that are allowed: torch's own limit of 8 is hit by buckets and ranks
 SAMPLE = 2**24  # numbers of gradients that are compared
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "triton")
@@ -32,6 +34,7 @@ class Compiled:
         # Imported here: it takes seconds, and only those who compile need it.
         import torch._dynamo
 
+        allow_compiling()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
         for block in self.blocks:
             block.compile(dynamic=True)

@@ -67,7 +67,9 @@ class LikeCuda:
 
     def __enter__(self) -> Self:
         functions: dict[str, Callable[..., Any]] = {name: getattr(torch.nn.functional, name) for name in LOWER + HIGHER}
-        functions["scaled_dot_product_attention"] = lambda q, k, v, *_, **__: _Attention.apply(q, k, v)
+        functions["scaled_dot_product_attention"] = _attention
+        dropped = mock.patch.object(torch.nn.functional, "dropout", _dropout)
+        self._stack.enter_context(dropped)
         for name, function in functions.items():
             changed = function if self._lower is None else self._cast(function, name in LOWER)
             self._stack.enter_context(mock.patch.object(torch.nn.functional, name, changed))
@@ -100,6 +102,11 @@ def _raised(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    found: Tensor = _Attention.apply(query, key, value)
+    return found
+
+
 class _Attention(torch.autograd.Function):
     """What fused attention keeps for its backward pass: q, k, v, the result and a number for each row."""
 
@@ -114,6 +121,24 @@ class _Attention(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         query, key, value, _, _ = context.saved_tensors
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    found: Tensor = _Dropout.apply(x) if training and p else x
+    return found
+
+
+class _Dropout(torch.autograd.Function):
+    """CUDA's keeps a byte for each number, where others keep a number of the same kind."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(torch.empty(x.shape, dtype=torch.bool, device=x.device))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return torch.empty_like(gradients[0])
 
 
 def peak(work: Callable[[], Any], known: Iterable[Tensor], lower: torch.dtype | None) -> int:

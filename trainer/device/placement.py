@@ -75,11 +75,19 @@ class Placement:
         self.family.to(NOWHERE, self._dtype, self._resting)
         self._released = True
 
+    def has(self, *names: str) -> bool:
+        """Whether these can still be used."""
+        return not (self._released and set(names) & self._resting)
+
     def _bring(self, names: Iterable[str]) -> None:
         missing = set(names) - self._there
         assert not (self._released and missing & self._resting), f"used after its release: {missing & self._resting}"
         if missing:
-            self.family.to(self.device, self._dtype, missing)
+            try:
+                self.family.to(self.device, self._dtype, missing)
+            except torch.OutOfMemoryError:
+                self.family.to(HOME, self._dtype, missing)  # not in part
+                raise
             self._there |= missing
 
     def _send_off(self) -> None:

@@ -33,7 +33,8 @@ class TrainingFacts:
     resolution: tuple[int, int]  # width, height
     conv_rank: int = 0
     conv_alpha: float = 1.0
-    method: str = "lora"  # "lora", "dora", "loha", "lokr"
+    network_module: str = "networks.lora"  # whose reader understands the file, which is what other tools look here for
+    network_args: Mapping[str, str] = field(default_factory=dict)  # by which they know the kind of adapter
     text_encoder_lr: float | None = None
     unet_lr: float | None = None
     batch_size: int = 1
@@ -87,15 +88,10 @@ def _core(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
-    """The module is the one whose reader understands the file, which is what other tools look here for."""
     arguments = {"conv_dim": str(facts.conv_rank), "conv_alpha": str(facts.conv_alpha)} if facts.conv_rank else {}
-    module = "networks.lora"
-    if facts.method != "lora":
-        module = "lycoris.kohya"
-        kinds = {"dora": {"algo": "lora", "dora_wd": "True"}, "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}}
-        arguments |= kinds[facts.method]
+    arguments |= facts.network_args
     return {
-        "ss_network_module": module,
+        "ss_network_module": facts.network_module,
         "ss_network_dim": facts.rank,
         "ss_network_alpha": facts.alpha,
         **({"ss_network_args": json.dumps(arguments)} if arguments else {}),

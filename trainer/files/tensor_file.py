@@ -1,32 +1,26 @@
-"""Reads tensors from weight files, safetensors or (weights only) pickles, with errors that name the file."""
+"""Reads tensors from weight files, safetensors or (weights only) pickles, with errors that name the file.
+
+A header, or a JSON file, is read without torch.
+"""
 
 from __future__ import annotations
 
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
+from trainer.files.safetensors_header import Header, read, unsound
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAPPED = 2**28  # bytes of a file that stay mapped at most: what was read counts as the program's memory until then
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself; no tensor is read for it."""
-
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]  # safetensors' names: "F16", "BF16", ...
-    metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
@@ -35,13 +29,7 @@ def read_header(path: Path) -> Header:
         tensors = _read_pickle(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         return Header(shapes, {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}, {})
-    with _opened(path) as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return Header(
-            shapes={name: tuple(part.get_shape()) for name, part in slices.items()},
-            dtypes={name: part.get_dtype() for name, part in slices.items()},
-            metadata=dict(file.metadata() or {}),
-        )
+    return read(path)
 
 
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
@@ -55,6 +43,57 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) 
     with _opened(path) as file:
         # Cloned: safetensors maps the file, and a file that is overwritten in place would change the weights.
         return {name: file.get_tensor(name).clone() for name in file.keys() if wanted(name)}  # noqa: SIM118 (no mapping)
+
+
+class Stored(Mapping[str, "Tensor"]):
+    """The tensors of a weight file whose names are wanted, each read when it is asked for, into memory of its own.
+
+    Raises UserError for damaged files, also later, and for one that changes meanwhile.
+    """
+
+    def __init__(self, path: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+        self._path = path
+        self._whole = _read_pickle(path) if is_pickle(path) else None  # mapped, if it is a pickle of today
+        self._state, self._mapped = _state(path), 0
+        self._file: Any = None
+        if self._whole is None:
+            read(path)  # says better what is wrong
+            with _sound(path):
+                self._file = _open(path)
+        names = self._file.keys() if self._whole is None else self._whole
+        self._names = dict.fromkeys(name for name in names if wanted(name))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        if self._whole is not None:
+            return self._whole[name].clone()
+        with _sound(self._path):
+            if self._mapped > MAPPED:
+                self._file, self._mapped = None, 0
+                self._file = _open(self._path)
+            if _state(self._path) != self._state:
+                raise UserError(f"{self._path}: the file was changed while it was read.")
+            tensor: Tensor = self._file.get_tensor(name).clone()
+        self._mapped += tensor.nbytes
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would read the tensor
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """By which a file that was exchanged is known."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,16 +111,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+    read(path)  # says better what is wrong
+    with _sound(path), _open(path) as file:
+        yield file
+
+
+def _open(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(str(path), framework="pt", device="cpu")
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Raises UserError in the place of what libraries raise for a damaged file."""
+    from safetensors import SafetensorError
+
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            yield file
+        yield
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: not a sound safetensors file of {path.stat().st_size:,} bytes ({error}). "
-            "It may be incomplete (compare its size with the original's, or get it again) or another kind of file."
-        ) from error
+        raise unsound(path, str(error)) from error
 
 
 def is_pickle(path: Path) -> bool:
@@ -95,6 +144,8 @@ def is_pickle(path: Path) -> bool:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -105,7 +156,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
     return tensors

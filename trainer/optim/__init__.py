@@ -1,1 +1,1 @@
-"""How an optimizer's step is taken: not at all, in pieces, within the backward pass, rounded."""
+"""What moves the weights: which of them, by which optimizer, at which rate, and how a step is taken."""

@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from trainer.errors import UserError
 from trainer.optim.finite_update import AtOnce, FiniteUpdate, OnDevice, Waiting, takes_flag
+from trainer.optim.optimizers import found_step_size, match_layout
+from trainer.optim.parameters import Group
 from trainer.optim.rounding import stochastic_round
-from trainer.optimizers import found_step_size, match_layout
-from trainer.parameters import Group
 from trainer.randomness import generator
 
 PIECE = 2**25  # numbers: 128 MB in float32
@@ -40,10 +40,10 @@ class Piece:
         return self.acting[0] is not self.weights[0]
 
     @torch.no_grad()
-    def apply(self, finite: Tensor, rate: float, seed: int, step: int) -> None:
-        """One step, unless `finite` is false."""
+    def apply(self, finite: Tensor, rate: float, full: float, seed: int, step: int) -> None:
+        """One step, unless `finite` is false; `full`: the rate that the schedule brought to `rate`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"], group["initial_lr"] = rate, full
         if not self.rounds:
             self.update.apply(finite)
             return
@@ -82,8 +82,8 @@ class Piecewise(Optimizer):
 
     def apply(self, piece: Piece, finite: Tensor) -> None:
         """Steps one piece, unless `finite` is false."""
-        rate = self.param_groups[self._group_of[piece.place]]["lr"]
-        piece.apply(finite, rate, self._seed, self.steps)
+        group = self.param_groups[self._group_of[piece.place]]
+        piece.apply(finite, group["lr"], group.get("initial_lr", group["lr"]), self._seed, self.steps)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """All pieces, but for those that the backward pass has stepped already; not at all where `finite` is false."""

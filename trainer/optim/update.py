@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.optim.finite_update import FiniteUpdate
-from trainer.parallel.sharded_tensor import whole
+from trainer.optim.sharded_tensor import whole
 
 
 class Update(Protocol):

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from trainer.parallel import sharded_tensor
+from trainer.optim import sharded_tensor
 
 UNIT = 2**26  # numbers that are brought together at once: 128 MB in bfloat16
 

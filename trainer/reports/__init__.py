@@ -1,1 +1,1 @@
-"""What a person reads about a run: dataset truth, noise report, learning report."""
+"""What a person reads about a dataset, its noise and a run: pages, tables and lines."""

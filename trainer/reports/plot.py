@@ -1,34 +1,56 @@
-"""Draws line and bar plots as inline SVG, in the colours of trainer.reports.html."""
+"""Draws line and bar plots as inline SVG, for report pages and for the user interface.
+
+The style sheets of both hold the colours --c1 to --c6 and --r1 to --r6.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
-from trainer.reports.html import Html, element, joined, paragraph
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.reports.html import Html, element, escaped, joined, paragraph
 
 Scale = Literal["linear", "log"]
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 46
+Values = NDArray[np.float64]
+LEFT, RIGHT, TOP, BOTTOM = 74, 16, 14, 46
+LETTER = 6.6  # width of a letter at 11 pixels
+TITLE = 11  # x of the upright title, left of the tick labels: 1.5e-07 is the longest
+MOST_POINTS = 400  # of a line: about two per three pixels
 CATEGORIES = tuple(f"var(--c{n})" for n in range(1, 7))  # for series without an order
 RAMP = tuple(f"var(--r{n})" for n in range(1, 7))  # for series that are steps of one setting
 
 
+class Size(NamedTuple):
+    """Of a plot, in pixels; about the size on the screen, so that letters look alike."""
+
+    width: int
+    height: int
+
+
+NORMAL, SMALL, WIDE = Size(560, 300), Size(430, 210), Size(880, 290)
+
+
 @dataclass(frozen=True)
 class Series:
-    """One line. Points whose y is None or not finite are gaps. `low` and `high` bound a shaded band."""
+    """One line, x rising. Points whose y is None or not finite are gaps. `low` and `high` bound a shaded band. Of more
+    than MOST_POINTS those are drawn that look the same."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float | None]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    x: Sequence[float] | Values
+    y: Sequence[float | None] | Values
+    low: Sequence[float] | Values | None = None
+    high: Sequence[float] | Values | None = None
     dashed: bool = False
     points: bool = False  # a dot on every point
     strong: bool = False  # drawn thicker than the others
+    faint: bool = False  # stands behind the others, without a name in the legend
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,11 @@ class Axis:
     ticks: Sequence[float] | None = None
 
 
+def colour(index: int) -> str:
+    """Of the series at a place, where they have no order."""
+    return CATEGORIES[index % len(CATEGORIES)]
+
+
 def line_plot(
     title: str,
     series: Sequence[Series],
@@ -68,40 +95,46 @@ def line_plot(
     remark: str = "",
     markers: Sequence[Marker] = (),
     ramp: bool = False,
+    size: Size = NORMAL,
+    empty: str = "Nothing to show yet.",
 ) -> Html:
     """A figure with axes, grid, legend and markers. `ramp`: the series are steps of one setting, coloured in order, but
-    for the strong ones."""
-    across = _Scaled.over(x, [v for s in series for v in s.x] + [m.x for m in markers], LEFT, WIDTH - RIGHT)
-    down = _Scaled.over(y, [v for s in series for v in _heights(s)], HEIGHT - BOTTOM, TOP)
-    colours = [CATEGORIES[i % len(CATEGORIES)] for i in range(len(series))]
-    if ramp:
-        steps = zip(series, _ramp(len(series)), strict=True)
-        colours = [CATEGORIES[1] if s.strong else colour for s, colour in steps]
+    for the strong ones. `empty`: what stands there while no series has a point."""
+    series = [_thin(s) for s in series]
+    if not any(_runs(s) for s in series):
+        return _figure(title, remark, paragraph(empty, quiet=True), "")
+    across = _Scaled.over(x, [v for s in series for v in s.x] + [m.x for m in markers], LEFT, size.width - RIGHT)
+    down = _Scaled.over(y, [v for s in series for v in _heights(s)], size.height - BOTTOM, TOP)
+    coloured = list(zip(series, _colours(series, ramp=ramp), strict=True))
     drawn = [
-        _axes(across, down, x.label, y.label),
-        *(_marker(marker, across, row) for row, marker in enumerate(markers)),
-        *(_band(s, colour, across, down) for s, colour in zip(series, colours, strict=True)),
-        *(_line(s, colour, across, down) for s, colour in zip(series, colours, strict=True)),
+        _axes(across, down, x.label, y.label, size),
+        *(_marker(marker, across, row, size) for row, marker in enumerate(markers)),
+        *(_band(s, c, across, down) for s, c in coloured),
+        *(_line(s, c, across, down) for s, c in sorted(coloured, key=lambda pair: not pair[0].faint)),
     ]
-    legend = _legend(series, colours) if len(series) > 1 else ""
-    return _figure(title, remark, _svg(title, HEIGHT, drawn), legend)
+    named = [(s, c) for s, c in coloured if not s.faint]
+    return _figure(title, remark, _svg(title, size, drawn, _said(series)), _legend(named) if len(named) > 1 else "")
 
 
-def bar_plot(title: str, bars: Sequence[Bar], *, unit: str = "", remark: str = "") -> Html:
+def bar_plot(
+    title: str, bars: Sequence[Bar], *, unit: str = "", remark: str = "", empty: str = "Nothing to show yet."
+) -> Html:
     """Horizontal bars from zero, one below the other, with their values."""
-    row, left = 26, 8 + 7 * max((len(bar.label) for bar in bars), default=0)
-    left = min(left, WIDTH // 2)
-    most = max((bar.value for bar in bars), default=0.0) or 1.0
+    if not bars:
+        return _figure(title, remark, paragraph(empty, quiet=True), "")
+    row, left, width = 26, 8 + 7 * max(len(bar.label) for bar in bars), NORMAL.width
+    left = min(left, width // 2)
+    most = max(bar.value for bar in bars) or 1.0
     drawn = []
     for index, bar in enumerate(bars):
-        top, length = 6 + index * row, (WIDTH - left - 90) * max(0.0, bar.value) / most
+        top, length = 6 + index * row, (width - left - 90) * max(0.0, bar.value) / most
         colour = "var(--c1)" if bar.strong else "var(--r2)"
         drawn += [
             element("text", bar.label, x=left - 8, y=top + 14, text_anchor="end"),
             _shape("rect", x=left, y=top, width=f"{max(1.0, length):.1f}", height=row - 8, rx=3, fill=colour),
             element("text", bar.shown or f"{bar.value:g} {unit}".strip(), x=f"{left + length + 6:.1f}", y=top + 14),
         ]
-    return _figure(title, remark, _svg(title, 12 + row * len(bars), drawn), "")
+    return _figure(title, remark, _svg(title, Size(width, 12 + row * len(bars)), drawn), "")
 
 
 @dataclass(frozen=True)
@@ -170,20 +203,59 @@ def shown(value: float) -> str:
     return f"{round(value):d}" if abs(value) >= 1000 and value == round(value) and abs(value) < 1e7 else f"{value:.4g}"
 
 
+def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Values]:
+    """At most about `most` points that look the same: the lowest and the highest of each slice of the line."""
+    finite = np.isfinite(y) & np.isfinite(x)
+    x, y = x[finite], y[finite]
+    if len(x) <= most:
+        return x, y
+    edges = np.linspace(0, len(x), most // 2 + 1).astype(int)
+    kept: set[int] = {0, len(x) - 1}
+    for begin, end in pairwise(edges.tolist()):
+        if end > begin:
+            kept |= {begin + int(y[begin:end].argmin()), begin + int(y[begin:end].argmax())}
+    order = np.array(sorted(kept))
+    return x[order], y[order]
+
+
+def _thin(series: Series) -> Series:
+    if len(series.x) <= MOST_POINTS or series.low is not None:
+        return series
+    x, y = thinned(np.array(series.x, float), np.array(series.y, float))
+    return replace(series, x=x, y=y)
+
+
+def _colours(series: Sequence[Series], *, ramp: bool) -> list[str]:
+    """Faint ones are grey; the others take the colours in turn."""
+    clear = [s for s in series if not s.faint]
+    steps = _ramp(len(clear)) if ramp else [colour(i) for i in range(len(clear))]
+    given = iter([CATEGORIES[1] if ramp and s.strong else step for s, step in zip(clear, steps, strict=True)])
+    return ["currentColor" if s.faint else next(given) for s in series]
+
+
+def _said(series: Sequence[Series]) -> str:
+    """The plot for those who cannot see it: where each line ends."""
+    ends = [(s.label, runs[-1][-1][1]) for s in series if not s.faint and (runs := _runs(s))]
+    return "; ".join(f"{label or 'it'} ends at {shown(value)}" for label, value in ends)
+
+
 def _ramp(count: int) -> list[str]:
     """`count` colours from light to strong, spread over the ramp; the last ones repeat when there are too many."""
-    if count == 1:
-        return [RAMP[3]]
+    if count < 2:
+        return [RAMP[3]] * count
     return [RAMP[min(len(RAMP) - 1, round(i * (len(RAMP) - 1) / (count - 1)))] for i in range(count)]
 
 
 def _heights(series: Series) -> list[float]:
-    drawn = [v for v in series.y if v is not None]
+    """What the axis must reach; of a faint line all but the rarest peaks, which would flatten everything else."""
+    drawn = [v for v in series.y if v is not None and math.isfinite(v)]
+    if series.faint and drawn:
+        return [float(v) for v in np.percentile(drawn, [1, 99])]
     return [*drawn, *(series.low or ()), *(series.high or ())]
 
 
-def _axes(across: _Scaled, down: _Scaled, x_label: str, y_label: str) -> Html:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+def _axes(across: _Scaled, down: _Scaled, x_label: str, y_label: str, size: Size) -> Html:
+    bottom, right = size.height - BOTTOM, size.width - RIGHT
     parts: list[Html] = []
     for value in down.ticks:
         y = down.at(value)
@@ -194,21 +266,21 @@ def _axes(across: _Scaled, down: _Scaled, x_label: str, y_label: str) -> Html:
         parts.append(_shape("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=bottom, y2=bottom + 4, class_="axis"))
         parts.append(element("text", shown(value), x=f"{x:.1f}", y=bottom + 18, text_anchor="middle"))
     parts.append(_shape("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(element("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 8, text_anchor="middle"))
-    middle = (TOP + bottom) / 2
-    parts.append(
-        element("text", y_label, x=13, y=middle, text_anchor="middle", transform=f"rotate(-90 13 {middle:.1f})")
-    )
+    parts.append(element("text", x_label, x=(LEFT + right) / 2, y=size.height - 8, text_anchor="middle"))
+    if y_label:
+        middle = (TOP + bottom) / 2
+        turned = f"rotate(-90 {TITLE} {middle:.1f})"
+        parts.append(element("text", y_label, x=TITLE, y=middle, text_anchor="middle", transform=turned))
     return joined(parts)
 
 
-def _marker(marker: Marker, across: _Scaled, row: int) -> Html:
+def _marker(marker: Marker, across: _Scaled, row: int, size: Size) -> Html:
     """`row`: labels stand below each other, for markers can be close together."""
     x = across.at(marker.x)
-    right = x > (LEFT + WIDTH) / 2
+    right = x > (LEFT + size.width) / 2
     return joined(
         [
-            _shape("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=HEIGHT - BOTTOM, class_="marker"),
+            _shape("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=size.height - BOTTOM, class_="marker"),
             element(
                 "text", marker.label, x=f"{x + (-6 if right else 6):.1f}", y=TOP + 10 + 14 * row,
                 text_anchor="end" if right else "start", class_="marker-text",
@@ -224,24 +296,25 @@ def _runs(series: Series) -> list[list[tuple[float, float]]]:
         if y is None or not math.isfinite(y):
             runs.append([])
         else:
-            runs[-1].append((x, y))
+            runs[-1].append((float(x), float(y)))
     return [run for run in runs if run]
 
 
 def _line(series: Series, colour: str, across: _Scaled, down: _Scaled) -> Html:
     parts: list[Html] = []
     for run in _runs(series):
-        places = [(across.at(x), down.at(y)) for x, y in run]
+        places = [(across.at(x), down.at(min(max(y, down.low), down.high))) for x, y in run]
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            width, dash = 3 if series.strong else 1.8, "6 4" if series.dashed else None
+            width, dash = 1 if series.faint else 3 if series.strong else 1.8, "6 4" if series.dashed else None
             parts.append(
                 _shape(
                     "polyline", points=path, fill="none", stroke=colour, stroke_width=width,
-                    stroke_dasharray=dash, stroke_linejoin="round",
+                    stroke_dasharray=dash, stroke_linejoin="round", class_="faint" if series.faint else "clear",
+                    opacity=0.3 if series.faint else None,
                 )
             )  # fmt: skip
-        if series.points or len(places) == 1:
+        if series.points or (len(places) == 1 and not series.faint):
             for (x, y), (value, height) in zip(places, run, strict=True):
                 tip = element("title", f"{series.label}: {shown(value)}, {shown(height)}")
                 parts.append(element("circle", tip, cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.2, fill=colour))
@@ -257,13 +330,10 @@ def _band(series: Series, colour: str, across: _Scaled, down: _Scaled) -> Html:
     return _shape("polygon", points=path, fill=colour, opacity=0.15)
 
 
-def _legend(series: Sequence[Series], colours: Sequence[str]) -> Html:
+def _legend(coloured: Sequence[tuple[Series, str]]) -> Html:
     return element(
         "div",
-        *(
-            element("span", element("i", style=f"background:{colour}"), s.label)
-            for s, colour in zip(series, colours, strict=True)
-        ),
+        *(element("span", element("i", style=f"background:{colour}"), s.label) for s, colour in coloured),
         class_="legend",
     )
 
@@ -272,11 +342,12 @@ def _shape(tag: str, **attributes: object) -> Html:
     return element(tag, **attributes)
 
 
-def _svg(title: str, height: float, drawn: Sequence[Html]) -> Html:
-    view = f"0 0 {WIDTH} {height:g}"
-    opening = f'<svg viewBox="{view}" role="img" xmlns="http://www.w3.org/2000/svg">'
-    return Html(f"{opening}{element('title', title)}{joined(drawn)}</svg>")
+def _svg(title: str, size: Size, drawn: Sequence[Html], said: str = "") -> Html:
+    told = escaped(f"{title}: {said}" if said else title)
+    opening = f'<svg viewBox="0 0 {size.width} {size.height}" role="img" aria-label="{told}"'
+    return Html(f'{opening} xmlns="http://www.w3.org/2000/svg">{joined(drawn)}</svg>')
 
 
-def _figure(title: str, remark: str, svg: Html, legend: object) -> Html:
-    return element("figure", element("figcaption", title), paragraph(remark, quiet=True) if remark else "", svg, legend)
+def _figure(title: str, remark: str, drawn: Html, legend: object) -> Html:
+    told = paragraph(remark, quiet=True) if remark else ""
+    return element("figure", element("figcaption", title), told, drawn, legend, class_="chart")

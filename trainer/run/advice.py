@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from trainer.config import BaseConfig
+import torch
+
+from trainer.config.schema.whole import BaseConfig
+from trainer.errors import RunError
+
+LESS_AT_ONCE = "a lower resolution, or fewer other programs on the device"  # for what knows no batch
+
+
+@contextmanager
+def shortage_told(doing: str, advice: str, device: str = "the device") -> Iterator[None]:
+    """Raises RunError in the place of torch.OutOfMemoryError. doing: when it happened, in words ("in a first step")."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"the memory of {device} ran out {doing}. What saves most: {advice}.") from error
 
 
 def memory_advice(config: BaseConfig) -> str:
@@ -16,7 +32,7 @@ def memory_advice(config: BaseConfig) -> str:
         (training.precision == "fp32", "training.precision = 'bf16'"),
         (batch > 1, "a smaller batch_size (with training.gradient_accumulation raised to match)"),
         (not config.data.cache_latents, "data.cache_latents = true"),
-        (training.text_encoder, "training.text_encoder = false"),
+        (config.text_encoder_trains, "training.text_encoder = false"),
         (training.method == "full", "training.method = 'lora'"),
         (config.optimizer.name == "adamw", "optimizer.name = 'adamw8bit'"),
         (True, "a lower resolution"),

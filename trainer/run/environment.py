@@ -65,7 +65,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return []
     found = [
         f"{key} {before[key]} -> {now[key]}"
-        for key in ("device", "cuda", "processes")
+        for key in ("device", "cuda", "processes", "cudnn_benchmark")
         if key in before and key in now and before[key] != now[key]
     ]
     packages = before.get("packages", {})
@@ -93,6 +93,10 @@ def fingerprint(path: Path) -> str | None:
         for piece in _pieces(file):
             total.update(piece)
     return total.hexdigest()
+
+
+def fingerprint_of_settings(settings: Mapping[str, object]) -> str:
+    return _hash_of([json.dumps(settings, sort_keys=True)])
 
 
 def fingerprint_of_images(dataset: Dataset) -> str:

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from trainer import registry
-from trainer.config import BaseConfig
+from trainer.config.schema.whole import BaseConfig
 from trainer.data.dataset import Dataset
 from trainer.files.base_hashes import base_hashes
 from trainer.files.metadata import TrainingFacts, checkpoint_metadata, lora_metadata
-from trainer.loop import Pace
 from trainer.protocols import Family
+from trainer.training.pace import Pace
 
 
 def metadata_of(
@@ -26,6 +26,7 @@ def metadata_of(
     told = noise_metadata(config) | run_metadata(config, family)
     folders = dataset_dirs(dataset)
     tags = tag_frequency(dataset)
+    kind = registry.find("adapters", config.lora.method)
     options = dataset.groups[0]
     sides = resolution_of(dataset)
     triggers = sorted({item.source.options.trigger for item in dataset.items} - {""})
@@ -45,15 +46,14 @@ def metadata_of(
                 seed=config.run.seed,
                 learning_rate=config.optimizer.lr,
                 unet_lr=config.optimizer.lr if config.training.unet else None,
-                text_encoder_lr=(config.optimizer.text_encoder_lr or config.optimizer.lr)
-                if config.training.text_encoder
-                else None,
+                text_encoder_lr=config.text_encoder_lr if config.text_encoder_trains else None,
                 optimizer=config.optimizer.name + "".join(f" {k}={v}" for k, v in config.optimizer.args.items()),
                 steps=step,
                 max_steps=pace.steps,
                 epoch=step * pace.accumulation * processes // pace.batches_per_epoch,
                 resolution=sides,
-                method=config.lora.method,
+                network_module=kind.module,
+                network_args=kind.arguments,
                 implementation=family.implementation,
                 trigger=", ".join(triggers),
                 batches_per_epoch=pace.batches_per_epoch,
@@ -77,13 +77,14 @@ def model_metadata_of(config: BaseConfig, family: Family, dataset: Dataset) -> C
     """The header of a whole model in one file."""
 
     def now() -> dict[str, str]:
-        return checkpoint_metadata(
+        standard = checkpoint_metadata(
             output_name=config.run.name,
             architecture=family.architecture,
             prediction=registry.find("objectives", family.prediction).modelspec_name,
             resolution=resolution_of(dataset),
             finished_at=time.time(),
         )
+        return standard | {key: str(value) for key, value in noise_metadata(config).items()}
 
     return now
 
@@ -115,7 +116,7 @@ def run_metadata(config: BaseConfig, family: Family) -> dict[str, object]:
         "ss_loss_type": c.loss.kind,
         "ss_huber_schedule": c.loss.huber_schedule,
         "ss_huber_c": c.loss.huber_c,
-        "ss_zero_terminal_snr": float(family.alphas_cumprod[-1]) == 0,
+        "ss_zero_terminal_snr": family.schedule.zero_terminal_snr,
         "ss_vae_name": Path(c.model.vae).name or None,
     }
 
@@ -124,9 +125,7 @@ def noise_metadata(config: BaseConfig) -> dict[str, object]:
     """What each noise stage that is on writes about its settings."""
     found: dict[str, object] = {}
     for name, settings in config.noise.stages().items():
-        plugin = registry.find("noise", name)
-        tell = getattr(plugin, "metadata", None)
-        found |= tell(settings) if tell else {f"ss_noise_{name}": settings.model_dump_json()}
+        found |= registry.find("noise", name).metadata(settings)
     return found
 
 

@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from trainer.errors import UserError
 from trainer.files.atomic import write_text
-from trainer.run_dir import RunDir
+from trainer.journal.run_dir import RunDir
 
 
-def holder_of(run_dir: RunDir) -> int | None:
-    """The pid of the process that runs it, or None. A pid that was given to another process since does not count."""
+@dataclass(frozen=True)
+class Process:
+    """A process that is known by its number and the time when it began: numbers are used again."""
+
+    pid: int
+    created: float
+
+    @property
+    def alive(self) -> bool:
+        try:
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.created) < 1.0
+            return same and found.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, ValueError, OverflowError):  # the last two: no number that a process can have
+            return False
+
+
+def living(told: Any) -> Process | None:
+    """The process that a pid.json, or a note like it, names, as long as it lives."""
     try:
-        told = json.loads(run_dir.pid.read_text(encoding="utf-8"))
-        process = psutil.Process(int(told["pid"]))
-        alive = abs(process.create_time() - float(told["created"])) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        found = Process(int(told["pid"]), float(told["created"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return process.pid if alive else None
+    return found if found.alive else None
+
+
+def holder_of(run_dir: RunDir) -> Process | None:
+    """The living process that runs it."""
+    try:
+        return living(json.loads(run_dir.pid.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
 
 class Holder:
@@ -55,6 +80,6 @@ class Holder:
         self.release()
 
 
-def in_use(path: Path, pid: int | None) -> UserError:
-    who = "another process" if pid is None else f"process {pid}"
+def in_use(path: Path, holder: Process | None) -> UserError:
+    who = "another process" if holder is None else f"process {holder.pid}"
     return UserError(f"run.name: {path} is in use by {who}. Stop that run, or change run.name.")

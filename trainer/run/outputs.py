@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from trainer import sampling
+from trainer.adapters.lora_file import NothingLearnedError
+from trainer.config.intervals import Interval
 from trainer.device.placement import VAE, Placement
-from trainer.events import Notice, Sample, Save, Sink
-from trainer.loop import Pace, Periodic
-from trainer.lora_file import NothingLearnedError
-from trainer.measuring.validator import Validator
-from trainer.run.control import Control
-from trainer.run.intervals import Interval
+from trainer.errors import UserError
+from trainer.journal.events import Notice, ResultSaved, SampleDrawn, Sink
+from trainer.journal.run_dir import RunDir
 from trainer.run.results import SharedResult
 from trainer.run.resume import Keeper
-from trainer.run_dir import RunDir
-from trainer.samples import contact_sheet
+from trainer.run.validator import Validator
+from trainer.samples import contact_sheet, drawing
 from trainer.samples.prompts import Request
+from trainer.training.between_steps import Periodic
+from trainer.training.control import Control
+from trainer.training.pace import Pace
 
+ASKED = "asked"  # begins the names of pictures whose prompt was typed during the run
 MEASUREMENTS = 10  # of a run whose config does not say how often
 
 
@@ -71,7 +73,7 @@ class _Timer:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleDrawer:
     """Draws what the config asks for, on the main process. What goes wrong with one picture is told, not raised."""
 
     wanted: Sequence[Request]
@@ -80,6 +82,8 @@ class Samples:
     emit: Sink
     accelerator: Accelerator
     control: Control
+    parsed: Callable[[str], Request]  # the picture that a line asks for; raises UserError
+    file: Path | None = None  # of the one picture that was asked for, outside the samples of the config
 
     def periodic(self, when: Callable[[int], bool], *, at_start: bool) -> Periodic:
         on = bool(self.wanted)
@@ -88,13 +92,38 @@ class Samples:
             0,
             at_start=on and at_start,
             at_end=on,
-            name="sample" if on else "",
+            name="sample",
             complete=self.complete,
             when=when if on else _never,
         )
 
     def act(self, step: int) -> None:
-        self._draw_all(step, range(len(self.wanted)))
+        if prompt := self.control.prompt:
+            self.control.prompt = ""
+            self._draw_asked(step, prompt)
+        elif self.wanted:
+            self._draw_all(step, range(len(self.wanted)))
+        else:
+            self.emit(Notice(step, message=f"step {step}: samples.prompts is empty, so there is nothing to draw."))
+
+    def _draw_asked(self, step: int, prompt: str) -> None:
+        """What somebody typed while the run goes on; a prompt that cannot be drawn is told and forgotten."""
+        if not self.placement.has(*self.placement.family.parts, VAE):
+            why = "the text encoders and the VAE were given back, since samples.prompts is empty"
+            self.emit(Notice(step, message=f"step {step}: {prompt!r} is not drawn: {why}."))
+            return
+        try:
+            request = self.parsed(prompt)
+        except UserError as error:
+            self.emit(Notice(step, message=f"step {step}: {error}"))
+            return
+        replace(self, wanted=[request], file=self._next_asked())._draw_all(step, [0])
+
+    def _next_asked(self) -> Path:
+        """A file of its own: a resumed run draws its samples again as if nobody had asked."""
+        folder = self.run_dir.samples
+        number = max((int(p.stem.rpartition("-")[2]) for p in folder.glob(f"{ASKED}-[0-9]*.png")), default=-1) + 1
+        return folder / f"{ASKED}-{number:03d}.png"
 
     def complete(self, step: int) -> None:
         """Draws the pictures of a step that are not there yet."""
@@ -104,15 +133,19 @@ class Samples:
         if not indices or not self.accelerator.is_main_process:
             return
         drawn: dict[int, Path] = {}
-        with self.placement.used(*self.placement.family.parts, VAE):
-            for places in sampling.groups([self.wanted[i] for i in indices]):
-                if self.control.stops():
-                    break
-                drawn |= self._draw(step, [indices[place] for place in places])
+        try:
+            with self.placement.used(*self.placement.family.parts, VAE):
+                for places in drawing.groups([self.wanted[i] for i in indices]):
+                    if self.control.stops():
+                        break
+                    drawn |= self._draw(step, [indices[place] for place in places])
+        except torch.OutOfMemoryError:
+            what = "bringing the text encoders and the VAE to the device for samples; they were left out"
+            self.emit(Notice(step, message=f"step {step}: the memory ran out while {what} and training goes on."))
         if drawn:
             names = [drawn[i].relative_to(self.run_dir.path).as_posix() for i in sorted(drawn)]
-            self.emit(Sample(step, files=names, prompts=[self.wanted[i].prompt for i in sorted(drawn)]))
-        for index in drawn:
+            self.emit(SampleDrawn(step, files=names, prompts=[self.wanted[i].prompt for i in sorted(drawn)]))
+        for index in drawn if self.file is None else ():
             contact_sheet.write(self.run_dir.samples, index, self.wanted[index].prompt, self.run_dir.sheet(index))
 
     def _draw(self, step: int, members: Sequence[int]) -> dict[int, Path]:
@@ -120,16 +153,16 @@ class Samples:
         pictures = []
         try:
             with self.accelerator.autocast():
-                pictures = sampling.draw(self.placement.family, [self.wanted[i] for i in members], self.control.stops)
-        except sampling.InterruptedDrawingError:
+                pictures = drawing.draw(self.placement.family, [self.wanted[i] for i in members], self.control.stops)
+        except drawing.InterruptedDrawingError:
             return {}
         except torch.OutOfMemoryError:
             self.emit(Notice(step, message=self._too_large(step, members)))
         if not pictures:
-            sampling.free_memory()  # outside the handler: the exception holds the tensors that filled the memory
-        files = {index: self.run_dir.sample(step, index) for index in members}
+            drawing.free_memory()  # outside the handler: the exception holds the tensors that filled the memory
+        files = {index: self.file or self.run_dir.sample(step, index) for index in members}
         for index, picture in zip(members, pictures, strict=False):
-            sampling.save(picture, files[index])
+            drawing.save(picture, files[index])
         return files if pictures else {}
 
     def _too_large(self, step: int, members: Sequence[int]) -> str:
@@ -185,6 +218,6 @@ def saves(
                 emit(Notice(step, message=f"step {step}: {error}"))
             else:
                 if file is not None:
-                    emit(Save(step, file=file.relative_to(run_dir.path).as_posix()))
+                    emit(ResultSaved(step, file=file.relative_to(run_dir.path).as_posix()))
 
     return Recurring(act, 0, at_end=True, name="save", when=when)

@@ -12,15 +12,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer.console import clock
-from trainer.data.plan import Plan
+from trainer.data.order.plan import Plan
 from trainer.device.checkpointing import Level
 from trainer.files.atomic import size_text
-from trainer.loop import Loop
-from trainer.parallel.sharded_tensor import local
+from trainer.journal.console import clock
+from trainer.optim.sharded_tensor import local
 from trainer.parallel.stream import global_index
+from trainer.training.loop import Loop
 
-ROOM = 0.92  # of the device's memory: other programs, samples and fragments need the rest
+ROOM = 0.92  # of the memory that a run can have: samples, fragments and what others will take need the rest
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trial:
     what: str  # the batch, in words
     seconds: float
     memory: int  # bytes: the device's peak, or what the process holds on a CPU
-    total: int  # bytes that the device has
+    total: int  # bytes that the run can have there
     device: str
 
     def line(self, steps: int) -> str:
@@ -95,7 +95,7 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     try:
         mine = _own(loop, plan, optimizer)
     except torch.OutOfMemoryError as error:
-        if loop.processes.sharded:  # the others wait for weights of this one, until it ends
+        if loop.gradients.processes.sharded:  # the others wait for weights of this one, until it ends
             raise
         problem = str(error)  # alone: the error itself holds the tensors that filled the memory
     trials = [trial for trial in gather_object([mine]) if trial is not None]
@@ -109,7 +109,7 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     """The trial of this process. Gradients are not exchanged: others would wait for one whose memory ran out."""
     index = largest(plan)
     device = loop.accelerator.device
-    weights = [p for group in loop.optimizer.param_groups for p in group["params"]]
+    weights = loop.gradients.weights
     before = [local(w).to("cpu", copy=True) for w in weights]
     training, stream = loop.network.training, torch.get_rng_state()
     loop.network.train()
@@ -117,8 +117,9 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
-        with loop.update.trial(optimizer), loop.processes.accumulating():
-            loop.gradients_or_eager(index // (loop.pace.accumulation * loop.accelerator.num_processes))
+        gradients = loop.gradients
+        with loop.end.update.trial(optimizer), gradients.processes.accumulating(), gradients.step.noise.unremembered():
+            passes = gradients.take(index // (loop.pace.accumulation * loop.accelerator.num_processes))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - started
@@ -126,13 +127,14 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         _restore(weights, before)
         loop.network.train(training)
         torch.set_rng_state(stream)
+    passes.check_images()
     memory, total = _memory(device)
     what = describe(plan, index)
     return Trial(what, seconds, memory, total, str(device))
 
 
 @torch.no_grad()
-def _restore(weights: list[Tensor], before: list[Tensor]) -> None:
+def _restore(weights: Sequence[Tensor], before: Sequence[Tensor]) -> None:
     for weight, value in zip(weights, before, strict=True):
         local(weight).copy_(value)
         weight.grad = None
@@ -141,7 +143,8 @@ def _restore(weights: list[Tensor], before: list[Tensor]) -> None:
 def _memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
-        total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.empty_cache()
-        return peak, total
+        # Not the card's size: CUDA's context, desktops and other programs hold some of it.
+        free, _ = torch.cuda.mem_get_info(device)
+        return peak, free + torch.cuda.memory_reserved(device)
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total

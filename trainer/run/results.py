@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 
-from trainer import lora
+from trainer.adapters import header, injection
+from trainer.adapters.inspection import not_finite
+from trainer.batch import AdapterWeights
 from trainer.errors import UserError
 from trainer.files.atomic import write_file, write_folder
-from trainer.files.inspection import not_finite
 from trainer.protocols import Family
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,10 +48,12 @@ class LoraResult:
     family: Family
     dtype: torch.dtype
     metadata: Callable[[int], dict[str, str]]
+    waiting: Mapping[str, AdapterWeights] = field(default_factory=dict)  # adapters that do not train, by kohya's names
 
     def save(self, stem: Path, step: int) -> Path:
         target = stem.with_name(stem.name + ".safetensors")
-        lora.save(self.family, target, dtype=self.dtype, metadata=self.metadata(step))
+        told = header.with_sizes(self.metadata(step), injection.weights(self.family))
+        injection.save(self.family, target, dtype=self.dtype, metadata=told, others=self.waiting)
         return target
 
 

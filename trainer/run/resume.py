@@ -14,16 +14,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import checkpoint
-from trainer.checkpoint import State
-from trainer.config import BaseConfig
-from trainer.config_io import to_dict, validate
+from trainer.config.reading import to_dict, validate
+from trainer.config.schema.whole import BaseConfig
 from trainer.errors import RunError, UserError
 from trainer.files.atomic import remove, tidy
 from trainer.files.background import Background
-from trainer.optimizers import match_layout, shared_out
-from trainer.run import environment
-from trainer.run_dir import RunDir
+from trainer.journal.run_dir import RunDir
+from trainer.optim.optimizers import match_layout, shared_out
+from trainer.run import checkpoint, environment
+from trainer.run.checkpoint import State
 
 # What may differ between a run and its continuation: keys, or tables with all that is in them.
 MAY_CHANGE = (
@@ -44,6 +43,7 @@ MAY_CHANGE = (
     "run.output_dir",
     "run.device",
     "run.deterministic",
+    "performance.cudnn_benchmark",
     "data.skip_broken",
     "data.cache_latents",
     "data.cache_text",

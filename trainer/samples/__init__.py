@@ -1,1 +1,1 @@
-"""The pictures that a run draws: prompts, samplers, sheets."""
+"""Pictures from prompts."""

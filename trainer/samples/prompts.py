@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from trainer.config import Sampler, Samples
+from trainer.config import paths
+from trainer.config.schema.samples import Sampler, SamplesSettings
 from trainer.errors import UserError
 
 WHERE = "samples.prompts"
@@ -28,9 +29,19 @@ class Request:
     steps: int = 30
     guidance: float = 7.5
     sampler: str = "ddim"
+    image: str = ""  # a file, of which an inpainting model fills in what `mask` has white; without one it draws it all
+    mask: str = ""
+    unset: frozenset[str] = frozenset()  # of width, height, guidance, sampler: those that nobody asked for
+
+    def fitting(self, usual: Mapping[str, Any], multiple: int) -> Request:
+        """With the usual values of a model where nobody asked for others, and in a size that it draws: sides are
+        rounded down to multiples of so many pixels, as sd-scripts does to those of 8."""
+        asked = replace(self, unset=frozenset(), **{key: usual[key] for key in self.unset & usual.keys()})
+        width, height = (max(multiple, side // multiple * multiple) for side in (asked.width, asked.height))
+        return replace(asked, width=width, height=height)
 
 
-def requests(settings: Samples) -> list[Request]:
+def requests(settings: SamplesSettings) -> list[Request]:
     """The pictures that the config asks for, each with a seed of its own. Raises UserError with every problem."""
     found: list[Request] = []
     problems: list[str] = []
@@ -44,10 +55,13 @@ def requests(settings: Samples) -> list[Request]:
             steps=settings.steps,
             guidance=settings.guidance,
             sampler=settings.sampler,
+            unset=frozenset({"width", "height", "guidance", "sampler"} - settings.model_fields_set),
         )
         try:
             one = _from_line(entry, usual) if isinstance(entry, str) else _from_table(entry, usual)
-            found.append(replace(one, width=_multiple_of_8(one.width), height=_multiple_of_8(one.height)))
+            if bool(one.image) != bool(one.mask):
+                raise ValueError("an image to fill in needs a mask, and a mask an image: --i photo.png --m mask.png.")
+            found.append(one)
         except ValueError as error:
             problems.append(f"{where}: {error}")
     if problems:
@@ -62,26 +76,31 @@ def _entries(prompts: list[str] | str) -> Iterator[tuple[str, str | dict[str, An
         return
     if not prompts:
         return
-    path = Path(prompts)
-    text = _read(path)
+    path, text = Path(prompts), _read(prompts)
     if path.suffix == ".txt":
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip() and not line.startswith("#"):
-                yield f"{WHERE}: {path.name}:{number}", line
+                yield f"{WHERE}: {path.name}:{number}", paths.prompt_with_files(line, path.parent)
     else:
-        yield from ((f"{WHERE}: {path.name}[{i}]", table) for i, table in enumerate(_tables(path, text)))
+        for index, table in enumerate(_tables(path, text)):
+            named = {key: str(paths.absolute(table[key], path.parent)) for key in FILES if _is_text(table.get(key))}
+            yield f"{WHERE}: {path.name}[{index}]", table | named
 
 
-def _read(path: Path) -> str:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _read(prompts: str) -> str:
+    path = Path(prompts)
     if path.suffix not in (".txt", ".toml", ".json"):
         raise UserError(
             f"{WHERE}: found {path.name!r}, expected a list of prompts, or a file .txt, .toml or .json. "
             'One prompt is a list too: ["a cat"].'
         )
+    paths.need(WHERE, prompts, "file")
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{WHERE}: there is no file {path}. It is relative to the config file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{WHERE}: {path} cannot be read ({error}).") from None
 
@@ -130,6 +149,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _file(value: Any) -> str:
+    """a picture that is there"""
+    if not isinstance(value, str) or not Path(value).is_file():
+        raise ValueError
+    return value
+
+
 def _sampler(value: Any) -> str:
     if value not in SAMPLERS:
         raise ValueError
@@ -148,7 +174,10 @@ _KEYS: tuple[tuple[str, str, str, Callable[[Any], Any]], ...] = (
     ("s", "sample_steps", "steps", _whole(1, 1000)),
     ("l", "scale", "guidance", _strength),
     ("ss", "sample_sampler", "sampler", _sampler),
+    ("i", "image", "image", _file),
+    ("m", "mask", "mask", _file),
 )
+FILES = ("image", "mask")  # keys of files in tables, relative to the file of prompts
 _IGNORED = ("enum",)  # sd-scripts writes it into tables itself
 
 
@@ -163,20 +192,20 @@ def _from_line(line: str, usual: Request) -> Request:
             raise ValueError(f"unknown flag --{flag}; known are {' '.join(f'--{f}' for f in known)}.")
         field, read = known[flag.lower()]
         values[field] = _value(f"--{flag}", text.strip(), read)
-    return replace(usual, **values)
+    return replace(usual, **values, unset=frozenset(usual.unset - values.keys()))
 
 
 def _from_table(table: dict[str, Any], usual: Request) -> Request:
     known = {key: (field, read) for _, key, field, read in _KEYS}
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key in _IGNORED:
+        if key in _IGNORED or value is None:  # null: as usual
             continue
         if key not in known:
             raise ValueError(f"unknown key {key!r}; known are {', '.join(known)}.")
         field, read = known[key]
         values[field] = _value(key, value, read)
-    return replace(usual, **values)
+    return replace(usual, **values, unset=frozenset(usual.unset - values.keys()))
 
 
 def _value(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
@@ -184,8 +213,3 @@ def _value(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
         return read(value)
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{name}: found {value!r}, expected {read.__doc__}.") from None
-
-
-def _multiple_of_8(length: int) -> int:
-    """Sizes are rounded down, as sd-scripts does."""
-    return length // 8 * 8

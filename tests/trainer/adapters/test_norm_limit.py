@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tests.reliability import small
-from trainer import lora
-from trainer.adapters.adapter_weights import DOWN, UP, AdapterWeights, delta
+from trainer.adapters import injection
 from trainer.adapters.norm_limit import NormLimit
+from trainer.adapters.weights import delta
+from trainer.batch import DOWN, UP, AdapterWeights
 
 LIMIT = 1.0
 
@@ -55,10 +56,10 @@ def test_a_run_keeps_its_adapters_short_and_tells_how_many_were_not(tmp_path: Pa
     free.run()
     found = small.training(project, f"lora.max_norm={limit}", "optimizer.lr=1e-2")
     found.run()
-    lengths = [float(lora.delta_w(adapter).norm()) for adapter in lora.adapters(free.family)]
+    lengths = [float(injection.delta_w(adapter).norm()) for adapter in injection.adapters(free.family)]
     assert max(lengths) > 2 * limit
-    for adapter in lora.adapters(found.family):
-        assert float(lora.delta_w(adapter).norm()) <= limit * (1 + 1e-4)
+    for adapter in injection.adapters(found.family):
+        assert float(injection.delta_w(adapter).norm()) <= limit * (1 + 1e-4)
     events = [e for e in small.run_dir(project).events() if e["event"] == "step"]
     assert any(e["shrunk"] for e in events)
     assert all(e["shrunk"] is None for e in small.run_dir(project, "free").events() if e["event"] == "step")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import config
+from trainer.config.schema.data import DatasetSettings, DataSettings, GeneralSettings
 from trainer.data.dataset import Dataset
-from trainer.data.scan import scan
+from trainer.data.sources.scan import scan
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -49,9 +49,9 @@ def scanned(tmp_path: Path) -> Scan:
         *tables: dict[str, Any], general: dict[str, Any] | None = None, data: dict[str, Any] | None = None
     ) -> Dataset:
         return scan(
-            [config.Dataset.model_validate(table) for table in tables],
-            config.General.model_validate(general or {}),
-            config.Data.model_validate(data or {}),
+            [DatasetSettings.model_validate(table) for table in tables],
+            GeneralSettings.model_validate(general or {}),
+            DataSettings.model_validate(data or {}),
             config_dir=tmp_path,
         )
 

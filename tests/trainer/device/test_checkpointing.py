@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.cards import AnyCard
 from tests.reliability import small
+from tests.simulated_device import simulated_card
 from tests.tiny import tiny_sd, tiny_sdxl
-from tests.trainer.test_config import GOOD, parse
+from tests.trainer.config.test_reading import GOOD, parse
 from trainer import registry
 from trainer.batch import Geometry
 from trainer.device.checkpointing import LEVELS, Level, set_level
@@ -120,11 +122,22 @@ def test_switches_of_older_files_still_work(written: str, level: str) -> None:
     assert parse(GOOD, f"training.gradient_checkpointing={written}").training.gradient_checkpointing == level
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu_auto_measures_and_says_what_it_took(tmp_path: Path) -> None:
+def test_on_a_gpu_auto_measures_and_says_what_it_took(any_card: AnyCard, tmp_path: Path) -> None:
     found = small.training(
         small.make(tmp_path / "a project"), "training.gradient_checkpointing='auto'", "run.device='cuda'"
     )
     assert found.notices[0] == "training.gradient_checkpointing = 'auto' took 'off'"
     assert found.run() == "done"
+
+
+def test_what_other_programs_hold_counts(tmp_path: Path) -> None:
+    """On a card of which they leave a little more than the run needs, "auto" does not take the level that fills it."""
+    project = small.make(tmp_path / "a project")
+    settings = ("training.gradient_checkpointing='auto'", "run.device='cuda'")
+    with simulated_card() as card:
+        found = small.training(project, *settings)
+        assert found.notices[0].endswith("took 'off'")
+        needed = card.peak
+    with simulated_card() as card:
+        card.others = card.memory - int(1.04 * needed)  # 0.92 of it is less than what is needed
+        assert not small.training(project, *settings).notices[0].endswith("took 'off'")

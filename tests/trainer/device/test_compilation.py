@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.reliability import small
-from trainer.build import Training
+from trainer.assembly.run import PreparedRun
+from trainer.device import beforehand
 from trainer.device.compilation import Compiled, compilers_reason, difference, obstacle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -32,7 +33,7 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def trained(found: Training) -> dict[str, torch.Tensor]:
+def trained(found: PreparedRun) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in found.loop.network.named_parameters() if p.requires_grad}
 
 
@@ -56,13 +57,34 @@ def test_without_a_compiler_the_run_goes_on_as_if_eager_and_says_so_once(
     assert small.losses(project, "eager") == small.losses(project, "compiled")
 
 
+class Doubling(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_what_holds_compilers_back_at_the_start_does_not_reach_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(beforehand.COMPILING, "1")
+    network = torch.nn.Sequential(Doubling())
+    network._repeated_blocks = ["Doubling"]
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        calls.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch._dynamo.backends.registry, "_default_backend", backend)
+    Compiled([network])
+    network(torch.ones(1, 2))
+    assert len(calls) == 1
+
+
 def test_other_errors_are_not_taken_for_the_compilers(project: Path) -> None:
     assert compilers_reason(RuntimeError("shapes")) == ""
     wrapped = torch._dynamo.exc.TorchDynamoException("outer")
     wrapped.__cause__ = OSError("no room left")
     assert compilers_reason(wrapped) == "OSError: no room left"
     found = small.training(project, *COMPILED)
-    found.loop.batch = lambda index: (_ for _ in ()).throw(ValueError("a bug"))
+    found.loop.gradients.batch = lambda index: (_ for _ in ()).throw(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         found.run()
 
@@ -76,14 +98,14 @@ def test_compiled_blocks_learn_the_same_and_a_resumed_run_too(project: Path) -> 
     eager = small.training(project, f"training.steps={STEPS}", CALM, "run.name='eager'")
     eager.run()
     whole = small.training(project, *settings, "run.name='whole'")
-    assert whole.loop.compiled is not None
-    assert whole.loop.compiled.blocks
+    assert whole.loop.gradients.compiled is not None
+    assert whole.loop.gradients.compiled.blocks
     whole.run()
     for name, value in trained(eager).items():
         torch.testing.assert_close(value, trained(whole)[name], rtol=1e-3, atol=1e-5)
     if obstacle():
         assert [line for line in notices(project, "whole") if obstacle() in line]
-    assert bool(whole.loop.compiled.blocks) == (not obstacle())
+    assert bool(whole.loop.gradients.compiled.blocks) == (not obstacle())
     resumed = small.training(
         project, *settings, "run.name='resumed'", given=small.run_dir(project, "whole").checkpoint(1)
     )
@@ -97,11 +119,11 @@ def test_a_compiler_that_errs_is_found_out_at_the_size_where_it_does(
 ) -> None:
     """Compiled gradients are spoiled at one of the sizes, as a compiler's bug does it."""
     found = small.training(project, *COMPILED, "training.steps=5")
-    real, spoiled = found.loop.gradients, []
+    real, spoiled = found.loop.gradients.eager, []
 
     def gradients(finished: int) -> Any:
         results = real(finished)
-        compiled = found.loop.compiled
+        compiled = found.loop.gradients.compiled
         assert compiled is not None
         if finished == 2 and compiled.blocks and compiled.blocks[0]._compiled_call_impl is not None:
             spoiled.append(finished)
@@ -110,8 +132,8 @@ def test_a_compiler_that_errs_is_found_out_at_the_size_where_it_does(
                     weight.grad.mul_(1.1)
         return results
 
-    monkeypatch.setattr(found.loop, "gradients", gradients)
-    monkeypatch.setattr(found.loop.compiled, "_compared", Forgetful())
+    monkeypatch.setattr(found.loop.gradients, "eager", gradients)
+    monkeypatch.setattr(found.loop.gradients.compiled, "_compared", Forgetful())
     assert found.run() == "done"
     (told,) = notices(project, "run")
     assert (obstacle() or "off the eager ones at a batch of ") in told
@@ -135,8 +157,8 @@ def test_how_far_gradients_are_apart() -> None:
 def test_on_a_gpu_blocks_are_compiled(project: Path) -> None:
     found = small.training(project, *COMPILED, "run.device='cuda'", "training.precision='bf16'")
     found.run()
-    assert found.loop.compiled is not None
-    assert found.loop.compiled.blocks
+    assert found.loop.gradients.compiled is not None
+    assert found.loop.gradients.compiled.blocks
 
 
 def test_gradients_that_are_not_finite_say_nothing_about_the_compiler() -> None:
@@ -156,8 +178,7 @@ def test_gradients_that_are_not_finite_say_nothing_about_the_compiler() -> None:
 def test_several_processes_do_not_compare(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each comparison exchanges gradients, which the processes do in step or not at all."""
     found = small.training(project, *COMPILED)
-    assert found.loop.compiled is not None
+    assert found.loop.gradients.compiled is not None
     monkeypatch.setattr(type(found.loop.accelerator), "num_processes", property(lambda _: 2))
-    monkeypatch.setattr(found.loop.compiled, "is_new", lambda sizes: True)
-    found.loop._sizes = ["2x4x8x8"]
-    assert found.loop._doubt(0, found.loop.compiled) == ""
+    monkeypatch.setattr(found.loop.gradients.compiled, "is_new", lambda sizes: True)
+    assert found.loop.gradients.doubt(0, found.loop.gradients.compiled, ("2x4x8x8",)) == ""

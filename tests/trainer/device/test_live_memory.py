@@ -69,3 +69,11 @@ def test_autocast_halves_what_a_linear_layer_returns() -> None:
     peak(lambda: dtypes.append(layer(given).dtype), [], torch.bfloat16)
     peak(lambda: dtypes.append(nn.functional.group_norm(given[None], 2).dtype), [], torch.bfloat16)
     assert dtypes == [torch.bfloat16, torch.float32]
+
+
+def test_dropout_keeps_a_byte_for_each_number() -> None:
+    given = matrix().requires_grad_()  # 1 MB
+    dropout = nn.Dropout(0.1)
+    assert peak(lambda: dropout(given).sum(), [given], None) == MB + MB // 4 + 1024  # the sum and its gradient
+    dropout.eval()
+    assert peak(lambda: dropout(given).sum(), [given], None) <= MB + 1024

@@ -11,16 +11,17 @@ import torch
 
 from plugins.models._latent_diffusion import LatentDiffusion
 from plugins.models.sd import StableDiffusion
+from tests.cards import NEEDS_CUDA, Real
 from tests.tiny import tiny_sd
 from tests.trainer import runs
-from trainer import build, config_io
-from trainer.build import Training
-from trainer.console import Console
+from trainer.assembly.run import PreparedRun, preflight
+from trainer.config import reading
 from trainer.device import placement
 from trainer.device.placement import Placement
+from trainer.journal.console import Console
 
 AT_HOME = torch.device("cpu", 1)  # tensors take it for the CPU, but it can be told from the device of the run
-SAMPLES = "samples={prompts=['a cat'],width=64,height=64,steps=1,every=2}"
+SAMPLES = "samples={prompts=['a cat'],width=32,height=32,steps=1,every=2}"
 WORK = {"encode_text": "text_encoder", "encode_images": "vae", "decode_latents": "vae", "predict": "unet"}
 
 
@@ -73,7 +74,7 @@ def project(tmp_path: Path) -> Path:
     return runs.make_project(tmp_path)
 
 
-def on_meta(found: Training) -> set[str]:
+def on_meta(found: PreparedRun) -> set[str]:
     parts = {**found.family.parts, "vae": found.family.vae}
     return {name for name, part in parts.items() if any(p.is_meta for p in part.parameters())}
 
@@ -144,7 +145,7 @@ def test_a_full_fine_tune_keeps_what_it_saves(project: Path, places: Places) -> 
 
 
 def test_a_preflight_encodes_its_batch_before_the_unet_comes(project: Path, places: Places) -> None:
-    assert "preflight" in build.preflight(config_io.read(project, []), Console(quiet=True))[0]
+    assert "preflight" in preflight(reading.read(project, []), Console(quiet=True))[0]
     assert places.moves[-1] == ("cpu", "unet")
     assert ("cpu", "vae") in places.moves and ("cpu", "text_encoder") in places.moves
 
@@ -180,16 +181,15 @@ def test_uses_may_lie_within_each_other(tmp_path: Path, places: Places) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 def test_the_gpu_holds_the_unet_alone(project: Path) -> None:
-    before = torch.cuda.memory_allocated()
+    before = Real().allocated()
     found = runs.training(project, SAMPLES, "run.device='cuda'", "training.precision='bf16'")
-    torch.cuda.synchronize()
     devices = {name: next(part.parameters()).device.type for name, part in found.family.parts.items()}
     assert devices == {"unet": "cuda", "text_encoder": "cpu"}
     assert next(found.family.vae.parameters()).device.type == "cpu"
     unet = sum(p.numel() * p.element_size() for p in found.family.parts["unet"].parameters())
-    held = torch.cuda.memory_allocated() - before
+    held = Real().allocated() - before
     assert unet <= held < 1.2 * unet + 2**20
     found.run()
     assert next(found.family.vae.parameters()).device.type == "cpu"

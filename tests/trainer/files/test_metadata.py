@@ -62,7 +62,7 @@ def test_convolution_ranks_are_network_arguments() -> None:
 
 
 def test_other_kinds_name_the_reader_that_knows_them() -> None:
-    metadata = lora_metadata(replace(FACTS, method="loha", conv_rank=2))
+    metadata = lora_metadata(replace(FACTS, network_module="lycoris.kohya", network_args={"algo": "loha"}, conv_rank=2))
     assert metadata["ss_network_module"] == "lycoris.kohya"
     assert json.loads(metadata["ss_network_args"]) == {"algo": "loha", "conv_dim": "2", "conv_alpha": "1.0"}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainer import lora_file
+from trainer.adapters import lora_file
 from trainer.errors import UserError
 from trainer.files.tensor_file import read_header, read_json, read_tensors
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import optimizers
+from trainer.optim import optimizers
 from trainer.optim.finite_update import FiniteUpdate, OnDevice, Scaled, Undo, Waiting, choose
-from trainer.parameters import Group
+from trainer.optim.parameters import Group
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPTIMIZERS: dict[str, tuple[float, dict[str, Any]]] = {

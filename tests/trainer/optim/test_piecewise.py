@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import optimizers
+from tests.cards import AnyCard
 from trainer.errors import UserError
+from trainer.optim import optimizers
 from trainer.optim.finite_update import Waiting
 from trainer.optim.fused_backward import FusedBackward
+from trainer.optim.parameters import Group
 from trainer.optim.piecewise import Piecewise, PiecewiseUpdate
-from trainer.parameters import Group
 
 NAMES: dict[str, tuple[float, dict[str, Any]]] = {
     "sgd": (1e-2, {"momentum": 0.9}), "adamw": (1e-2, {}), "rmsprop": (1e-2, {}), "lion": (1e-3, {}),
@@ -235,10 +236,8 @@ def test_a_state_of_other_pieces_is_refused() -> None:
         pieces("adamw", network, 1).load_state_dict(pieces("adamw", network, 2**25).state_dict())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "adamw8bit"])
-def test_on_a_gpu_a_state_goes_where_its_weights_are(name: str) -> None:
+def test_on_a_gpu_a_state_goes_where_its_weights_are(any_card: AnyCard, name: str) -> None:
     """Optimizers are made before the weights move."""
     networks = [model(torch.bfloat16) for _ in range(2)]
     made = [pieces(name, network, 1) for network in networks]
@@ -252,6 +251,15 @@ def test_on_a_gpu_a_state_goes_where_its_weights_are(name: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert all(p.dtype == torch.bfloat16 and p.is_cuda for network in networks for p in network.parameters())
+    assert {t.device.type for o in made for t in _large(o.state_dict())} == {"cuda"}
+
+
+def _large(value: Any) -> list[Tensor]:
+    """Tensors of a state, but for single numbers, which optimizers keep where they like."""
+    if isinstance(value, Tensor):
+        return [value] if value.ndim else []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [t for one in inner for t in _large(one)]
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.reliability import small
-from tests.trainer.test_config import GOOD, parse, problems
+from tests.trainer.config.test_reading import GOOD, parse, problems
+from trainer.config.checks import notes
 
 
 @pytest.fixture
@@ -55,9 +56,34 @@ def test_a_save_before_anything_was_learned_does_not_end_the_run(project: Path) 
     assert small.run_dir(project).checkpoint(2).is_dir()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_text_encoder_at_rate_zero_is_frozen(project: Path, method: str) -> None:
+    """As in sd-scripts: the same run as with a text encoder that does not train, and a note says so."""
+    zero = ("training.text_encoder=true", "optimizer={lr=1e-3,text_encoder_lr=0.0}")
+    assert any("text_encoder_lr = 0" in line for line in notes(parse(GOOD, *zero)))
+    found = {}
+    for name, settings in (("zero", zero), ("off", ("optimizer.lr=1e-3",))):
+        ready = small.training(project, f"training.method='{method}'", f"run.name='{name}'", *settings)
+        ready.run()
+        found[name] = {n: p.detach() for n, p in ready.loop.network.named_parameters() if p.requires_grad}
+    assert not any("text_encoder" in name for name in found["zero"])
+    assert found["zero"].keys() == found["off"].keys()
+    assert all(torch.equal(found["zero"][name], found["off"][name]) for name in found["off"])
+
+
+def test_a_text_encoder_without_a_rate_of_its_own_trains_at_the_same_rate(project: Path) -> None:
+    found = small.training(project, "training.text_encoder=true", "optimizer.lr=3e-4")
+    assert {g["name"]: g["initial_lr"] for g in found.loop.gradients.optimizer.param_groups} == {
+        "unet": 3e-4,
+        "text_encoder": 3e-4,
+    }
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("training={text_encoder=true,unet=false}\noptimizer.text_encoder_lr=0", "nothing would train"),
+        ("training.text_encoder_until=0", "training.text_encoder_until: found 0, expected more than 0"),
         ("training.max_grad_value=0.5", "training.max_grad_value: 0.5 takes the place of clipping by norm"),
         ("training.weight_dtype='bf16'", "training.weight_dtype: 'bf16' is for training.method = 'full'"),
         (
@@ -86,7 +112,7 @@ def test_a_save_before_anything_was_learned_does_not_end_the_run(project: Path) 
     ],
 )
 def test_settings_that_exclude_each_other_are_named(override: str, expected: str) -> None:
-    assert expected in problems(GOOD, override)
+    assert expected in problems(GOOD, *override.split("\n"))
 
 
 def test_windows_are_read_back() -> None:

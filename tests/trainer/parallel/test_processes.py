@@ -16,10 +16,10 @@ from torch import distributed
 
 from tests.reliability import forks
 from tests.trainer import runs
-from trainer import build, config_io
-from trainer.build import accelerator_for
+from trainer.assembly.processes import accelerator_for, leave
+from trainer.config import reading
 from trainer.errors import UserError
-from trainer.run_dir import RunDir
+from trainer.journal.run_dir import RunDir
 
 ROOT = Path(__file__).parents[3]
 STEPS = "training.steps=4"
@@ -57,14 +57,14 @@ def alone(project: Path, *overrides: str) -> list[list[str]]:
     """The batches of one process that goes on."""
     found = runs.training(project, "noise.oversampling=8", *overrides, resume=True)
     seen: list[list[str]] = []
-    real = found.loop.batch
+    real = found.loop.gradients.batch
 
     def batch(index: int) -> Any:
         made = real(index)
         seen.append(list(made.names))
         return made
 
-    found.loop.batch = batch
+    found.loop.gradients.batch = batch
     found.run()
     return seen
 
@@ -93,7 +93,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path: Path) -> None:
     ranks = together(project, STEPS, "--resume")
     assert ranks[0]["weights"] == ranks[1]["weights"]
     expected = runs.training(project, "run.name='other'", STEPS, "training.gradient_accumulation=2")
-    assert stream(ranks, 1) == [list(expected.loop.batch(index).names) for index in range(4, 8)]
+    assert stream(ranks, 1) == [list(expected.loop.gradients.batch(index).names) for index in range(4, 8)]
 
 
 @pytest.mark.parametrize("kind", ["MEGATRON_LM"])
@@ -101,7 +101,7 @@ def test_what_is_not_supported_is_refused_by_the_name_of_its_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    config = config_io.read(runs.make_project(tmp_path / "p", images=1))
+    config = reading.read(runs.make_project(tmp_path / "p", images=1))
     with pytest.raises(UserError, match=rf"distributed_type: {kind}.*fsdp\.yaml"):
         accelerator_for(config)
 
@@ -110,11 +110,11 @@ def test_the_processes_part_at_the_end() -> None:
     def one() -> tuple[bool, bool]:
         Accelerator(cpu=True)
         before = distributed.is_initialized()
-        build.leave()
+        leave()
         return before, distributed.is_initialized()
 
     assert forks.ranks(2, one) == [(True, False)] * 2
-    build.leave()  # nothing where there is one process
+    leave()  # nothing where there is one process
 
 
 def test_accelerate_reads_the_example() -> None:

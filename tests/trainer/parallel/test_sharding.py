@@ -25,16 +25,20 @@ from tests.reliability import forks
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.parallel.two_processes import train
-from trainer import build, checkpoint, config_io, optimizers, registry
-from trainer.build.fsdp import SHARDABLE
-from trainer.build.processes import accelerator_for
-from trainer.checkpoint import State
+from trainer import registry
+from trainer.assembly.fsdp import SHARDABLE
+from trainer.assembly.processes import accelerator_for
+from trainer.assembly.run import training
+from trainer.config import reading
 from trainer.errors import UserError
-from trainer.optimizers import shared_out
-from trainer.parallel.sharded_tensor import joined_as, local, shared_as, whole
+from trainer.journal.run_dir import RunDir
+from trainer.optim import optimizers
+from trainer.optim.optimizers import shared_out
+from trainer.optim.parameters import Group
+from trainer.optim.sharded_tensor import joined_as, local, shared_as, whole
 from trainer.parallel.sharding import UNIT, units
-from trainer.parameters import Group
-from trainer.run_dir import RunDir
+from trainer.run import checkpoint
+from trainer.run.checkpoint import State
 
 ROOT = Path(__file__).parents[3]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -45,7 +49,7 @@ EVERYTHING = (
     "optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",
     "ema.decay=0.9",
     "save.every=2",
-    "validation={split=0.4,every=2}",
+    "validation={split=0.4,every=2,draws=1}",
     "samples={prompts=['a cat'],every=2,steps=2,width=32,height=32}",
 )
 
@@ -237,7 +241,7 @@ def test_each_optimizer_that_is_accepted_does_to_split_weights_what_it_does_to_w
 def test_what_cannot_be_sharded_is_refused_by_name(
     project: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], told: str
 ) -> None:
-    config = config_io.read(project, settings)
+    config = reading.read(project, settings)
     for name, value in FSDP.items():
         monkeypatch.setenv(name, value)
     accelerator_for(config)  # one process shares with nobody
@@ -263,7 +267,7 @@ def test_settings_of_accelerate_that_are_not_followed_are_refused(
         monkeypatch.setenv(name, usual)
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
     with pytest.raises(UserError, match=told):
-        accelerator_for(config_io.read(project))
+        accelerator_for(reading.read(project))
 
 
 def test_accelerates_launcher_makes_of_the_example_what_is_accepted(
@@ -276,7 +280,7 @@ def test_accelerates_launcher_makes_of_the_example_what_is_accepted(
         if name.startswith(("FSDP_", "ACCELERATE_USE")):
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
-    accelerator_for(config_io.read(project, ["training.method='full'"]))
+    accelerator_for(reading.read(project, ["training.method='full'"]))
 
 
 def test_units_hold_each_weight_at_most_once_and_leave_little_to_the_part(tmp_path: Path) -> None:
@@ -301,5 +305,5 @@ def test_plain_tensors_pass_as_they_are() -> None:
 def test_a_single_process_is_never_sharded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in FSDP.items():
         monkeypatch.setenv(name, value)
-    found = build.training(config_io.read(project, ["run.name='single'"]), runs.Console(quiet=True))
-    assert found is not None and not found.loop.processes.sharded
+    found = training(reading.read(project, ["run.name='single'"]), runs.Console(quiet=True))
+    assert found is not None and not found.loop.gradients.processes.sharded

@@ -23,14 +23,15 @@ from tests.reliability import forks
 from tests.trainer import runs
 from tests.trainer.parallel.test_sharding import close, files, folder
 from tests.trainer.parallel.two_processes import train
-from trainer import config_io, optimizers
-from trainer.build.processes import accelerator_for
-from trainer.build.zero import ELEMENTWISE, RELEASE
+from trainer.assembly.processes import accelerator_for
+from trainer.assembly.zero import ELEMENTWISE, RELEASE
+from trainer.config import reading
 from trainer.errors import UserError
-from trainer.loop import Loop
+from trainer.journal.run_dir import RunDir
+from trainer.optim import optimizers
+from trainer.optim.parameters import Group
 from trainer.parallel.zero import WholeStates, Zero
-from trainer.parameters import Group
-from trainer.run_dir import RunDir
+from trainer.training.loop import Loop
 
 ROOT = Path(__file__).parents[3]
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -43,7 +44,7 @@ EVERYTHING = (
     "optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",
     "ema.decay=0.9",
     "save.every=2",
-    "validation={split=0.4,every=2}",
+    "validation={split=0.4,every=2,draws=1}",
     "samples={prompts=['a cat'],every=2,steps=2,width=32,height=32}",
 )
 
@@ -70,13 +71,13 @@ def together(
     """What two processes saw that train together. nan_at: the backward pass of the second one that gets no number."""
 
     def spoil(loop: Loop) -> None:
-        backward, calls = loop.processes.backward, iter(range(100))
+        backward, calls = loop.gradients.processes.backward, iter(range(100))
 
         def spoiled(loss: Tensor, *, last: bool) -> None:
             bad = next(calls) == nan_at and loop.accelerator.process_index == 1
             backward(loss * math.nan if bad else loss, last=last)
 
-        loop.processes.backward = spoiled  # type: ignore[method-assign]
+        loop.gradients.processes.backward = spoiled  # type: ignore[method-assign]
 
     def one() -> dict[str, Any]:
         os.environ |= environment or {}
@@ -281,7 +282,7 @@ def test_each_optimizer_that_is_accepted_does_and_saves_what_it_does_alone(
 def test_what_does_not_work_by_zero_is_refused_by_name(
     project: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], told: str
 ) -> None:
-    config = config_io.read(project, settings)
+    config = reading.read(project, settings)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     accelerator_for(config)  # one process shares with nobody
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
@@ -295,7 +296,7 @@ def asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[s
     """An accelerator of one of two processes that are asked for ZeRO."""
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
     monkeypatch.setattr(importlib.metadata, "version", lambda _: f"{RELEASE}.1")
-    config = config_io.read(project, ["training.max_grad_norm=2.0"])
+    config = reading.read(project, ["training.max_grad_norm=2.0"])
 
     def accelerator(environment: Mapping[str, str]) -> Accelerator:
         for name, value in (ZERO | dict(environment)).items():

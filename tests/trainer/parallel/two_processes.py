@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from tests.trainer import runs
 from trainer.batch import Batch
-from trainer.loop import Loop
-from trainer.parallel.sharded_tensor import local, whole
+from trainer.optim.sharded_tensor import local, whole
+from trainer.training.loop import Loop
 
 
 def train(project: Path, *overrides: str, prepare: Callable[[Loop], None] | None = None) -> dict[str, Any]:
@@ -26,14 +26,14 @@ def train(project: Path, *overrides: str, prepare: Callable[[Loop], None] | None
     resume = "--resume" in overrides
     found = runs.training(project, "noise.oversampling=8", *(o for o in overrides if o != "--resume"), resume=resume)
     names: list[tuple[str, ...]] = []
-    real = found.loop.batch
+    real = found.loop.gradients.batch
 
     def batch(index: int) -> Batch:
         one = real(index)
         names.append(one.names)
         return one
 
-    found.loop.batch = batch
+    found.loop.gradients.batch = batch
     if prepare is not None:
         prepare(found.loop)
     found.run()
@@ -46,8 +46,8 @@ def train(project: Path, *overrides: str, prepare: Callable[[Loop], None] | None
         "processes": accelerator.num_processes,
         "weights": digest.hexdigest(),
         "names": names,
-        "states": _numbers(getattr(found.loop.optimizer, "split", found.loop.optimizer)),
-        "sharded": found.loop.processes.sharded,
+        "states": _numbers(getattr(found.loop.end.optimizer, "split", found.loop.end.optimizer)),
+        "sharded": found.loop.gradients.processes.sharded,
         "held": sum(local(w).numel() for w in weights) / sum(w.numel() for w in weights),
     }
 

@@ -6,10 +6,11 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from trainer.reports.html import Figure, Html, bullets, callout, details, element, figures, page, section, table
-from trainer.reports.plot import Axis, Bar, Marker, Series, bar_plot, line_plot
+from trainer.reports.plot import MOST_POINTS, Axis, Bar, Marker, Series, bar_plot, line_plot, thinned
 
 NASTY = '<script>alert("1")</script>&\'"><img src=x onerror=1>'
 VOID = {"meta", "br", "img"}
@@ -114,3 +115,37 @@ def test_bars_are_as_long_as_their_values() -> None:
     long, half, none = numbers_of(plot, "rect", "width")
     assert half == pytest.approx(long / 2, abs=0.2)
     assert none == 1.0
+
+
+def test_thinning_keeps_ends_and_extremes() -> None:
+    x = np.arange(100_000.0)
+    y = np.random.default_rng(0).normal(size=100_000)
+    y[31_415], y[27_182] = 99.0, -99.0
+    few_x, few_y = thinned(x, y)
+    assert len(few_x) <= 402
+    assert {99.0, -99.0} <= set(few_y)
+    assert few_x[0] == 0
+    assert few_x[-1] == 99_999
+    assert (np.diff(few_x) > 0).all()
+
+
+def test_a_long_line_is_drawn_with_few_points_and_a_faint_ones_peak_does_not_flatten_the_rest() -> None:
+    x = np.arange(100_000.0)
+    y = 1 + 0.1 * np.sin(x)
+    y[50_000] = 1e6
+    plot = line_plot("t", [Series("raw", x, y, faint=True), Series("clear", x, np.ones_like(x))], Axis("x"), Axis("y"))
+    drawn = re.findall(r'points="([^"]*)"', plot)
+    assert [len(points.split()) <= MOST_POINTS + 2 for points in drawn] == [True, True]
+    assert 'aria-label="t: clear ends at 1"' in plot
+    assert {"0.9", "1.1"} <= set(parsed(plot).text)
+    heights = [float(pair.split(",")[1]) for points in drawn for pair in points.split()]
+    assert 0 <= min(heights) < max(heights) <= 300
+
+
+def test_a_plot_says_that_there_is_nothing_and_draws_what_is_finite() -> None:
+    assert "Nothing to show" in line_plot("t", [], Axis("x"), Axis("y"))
+    assert "Nothing to show" in line_plot("t", [Series("s", [1], [float("nan")])], Axis("x"), Axis("y"))
+    assert "none yet" in bar_plot("t", [], empty="none yet")
+    plot = line_plot("t", [Series("s", [0, 1, 2, 3], [1.0, float("nan"), float("inf"), 2.0])], Axis("x"), Axis("y"))
+    assert "nan" not in plot
+    assert "inf" not in plot

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.reliability import small
-from trainer import config_io
-from trainer.build.check import check
-from trainer.console import Console
-from trainer.reports import rates
+from trainer.assembly.check import check
+from trainer.config import reading
+from trainer.journal.console import Console
+from trainer.reports import plot, rates
 
 
 def test_heights_follow_the_rate() -> None:
@@ -36,15 +37,24 @@ def test_check_tells_the_rates_that_a_run_has(tmp_path: Path) -> None:
     seen: list[str] = []
     console = Console(quiet=True)
     console.say = lambda text, *_, **__: seen.append(str(text))  # type: ignore[method-assign]
-    found = check(config_io.read(project, settings), console)
+    found = check(reading.read(project, settings), console)
     small.training(project, *settings).run()
     logged = [e["lr"] for e in small.run_dir(project).events() if e["event"] == "step"]
     told = found["learning_rates"]
     assert list(told) == ["text encoder", "unet.mid_block", "others"]
     for name, group in (("text encoder", "text_encoder"), ("unet.mid_block", "unet")):
-        # The log holds the rate of the step to come.
-        assert told[name][1:] == pytest.approx([rate[group] for rate in logged[:-1]])
+        assert told[name] == pytest.approx([rate[group] for rate in logged])
     assert any(line.startswith("learning rate of unet.mid_block: ") for line in seen)
     page = (small.run_dir(project).path / "schedule.html").read_text()
     assert "<svg" in page
     assert "text encoder" in page
+
+
+@pytest.mark.parametrize("rate", [1e-4, 3.2e-5, 1.0, 2e-7])
+def test_the_title_of_the_upright_axis_stands_beside_its_numbers(tmp_path: Path, rate: float) -> None:
+    rates.write({"all": lambda step: rate * (1 - step / 100)}, 100, "a", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    numbers = re.findall(r'<text x="(\d+)"[^>]*text-anchor="end"[^>]*>([^<]+)<', page)
+    assert len(numbers) > 3
+    for right, number in numbers:
+        assert int(right) - plot.LETTER * len(number) > plot.TITLE + plot.LETTER, number

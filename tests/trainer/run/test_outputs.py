@@ -12,14 +12,18 @@ import torch
 from PIL import Image
 
 from tests.trainer import runs
-from trainer import sampling
-from trainer.config import Samples
-from trainer.loop import Pace
+from trainer.assembly.run import PreparedRun
+from trainer.batch import Batch
+from trainer.config.schema.samples import SamplesSettings
+from trainer.errors import UserError
+from trainer.journal.run_dir import RunDir
 from trainer.run import outputs
-from trainer.run_dir import RunDir
-from trainer.samples import contact_sheet
+from trainer.samples import contact_sheet, drawing
 from trainer.samples.prompts import Request
+from trainer.training.control import ask
+from trainer.training.pace import Pace
 
+ONE = "samples={prompts=['a cat'],width=32,height=32,steps=1}"
 PROMPTS = "samples={prompts=['a cat','a dog','a big cat --w 128'],width=64,height=64,steps=2,every=2}"
 
 
@@ -37,14 +41,14 @@ def events(run_dir: RunDir, kind: str) -> list[dict[str, Any]]:
 
 
 def without_memory_for(monkeypatch: pytest.MonkeyPatch, too_large: Callable[[Any], bool]) -> None:
-    real = sampling._together
+    real = drawing._together
 
     def together(family: Any, pipeline: Any, alike: Any, stopped: Any) -> Any:
         if too_large(alike):
             raise torch.OutOfMemoryError
         return real(family, pipeline, alike, stopped)
 
-    monkeypatch.setattr(sampling, "_together", together)
+    monkeypatch.setattr(drawing, "_together", together)
 
 
 def test_a_picture_that_does_not_fit_is_left_out_and_the_run_goes_on(
@@ -97,6 +101,40 @@ def test_samples_can_be_asked_for(project: Path) -> None:
     """The control file's word finds the samples."""
     run = runs.training(project, PROMPTS, "samples.every=0")
     assert [p.name for p in run.loop.periodic if p.name == "sample"] == ["sample"]
+
+
+def typing(run: PreparedRun, run_dir: RunDir, lines: dict[int, str]) -> None:
+    """Asks for a prompt before the micro-batch with its number."""
+    real = run.loop.gradients.batch
+
+    def batch(index: int) -> Batch:
+        if index in lines:
+            ask(run_dir.control, "sample", lines[index])
+        return real(index)
+
+    run.loop.gradients.batch = batch
+
+
+def test_a_prompt_typed_meanwhile_is_drawn_and_changes_nothing_of_the_training(project: Path) -> None:
+    """Nor of what a resumed run draws: the picture lies beside the samples of the config."""
+    asked = runs.training(project, ONE, "samples.every=0", "run.name=asked")
+    run_dir = folder(project, "asked")
+    typing(asked, run_dir, {1: "a dog, --w 32 --h 32 --s 2", 2: "a dog --s none"})
+    asked.run()
+    drawn = [(e["files"], e["prompts"]) for e in events(run_dir, "sample")]
+    assert drawn[0] == (["samples/asked-000.png"], ["a dog,"])
+    with Image.open(run_dir.samples / "asked-000.png") as picture:
+        assert picture.size == (32, 32)
+    assert "none" in events(run_dir, "notice")[-1]["message"]
+    assert not list(run_dir.samples.glob("asked-001*"))
+    plain = runs.training(project)  # without prompts what draws is given back
+    typing(plain, folder(project), {1: "a dog"})
+    plain.run()
+    assert "'a dog' is not drawn" in events(folder(project), "notice")[-1]["message"]
+    pairs = zip(plain.loop.network.parameters(), asked.loop.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(UserError, match="only a sample has a prompt"):
+        ask(run_dir.control, "save", "a dog")
 
 
 def test_a_sheet_shows_every_step_of_one_prompt(project: Path) -> None:
@@ -166,11 +204,11 @@ def test_several_processes_look_at_the_clock_only_where_they_meet_anyway(monkeyp
 def test_requests_that_differ_in_more_than_words_are_not_drawn_together() -> None:
     same = [Request("a", i) for i in range(5)]
     others = [Request("a", 0, width=256), Request("a", 0, steps=9), Request("a", 0, sampler="euler")]
-    assert sampling.groups([*same, *others]) == [[0, 1, 2, 3], [4], [5], [6], [7]]
+    assert drawing.groups([*same, *others]) == [[0, 1, 2, 3], [4], [5], [6], [7]]
 
 
 def test_samples_take_their_settings_from_the_config(project: Path) -> None:
-    settings = Samples(prompts=["a"], every="15m")
+    settings = SamplesSettings(prompts=["a"], every="15m")
     assert settings.every == "15m"
     with pytest.raises(ValueError, match="1 epoch"):
-        Samples(prompts=["a"], every="15 parsecs")
+        SamplesSettings(prompts=["a"], every="15 parsecs")

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.reliability import small
-from tests.trainer.test_bad_input import command
-from trainer.data.plan import Plan
+from tests.trainer.commands.test_bad_input import command
+from trainer.data.order.plan import Plan
 from trainer.errors import RunError
 from trainer.run import preflight
+from trainer.training.gradients import Passes
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_everything_is_as_it_was(project: Path) -> None:
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
     assert torch.equal(torch.get_rng_state(), stream)
-    assert found.loop.optimizer.state_dict()["state"] == {}
+    assert found.loop.end.optimizer.state_dict()["state"] == {}
 
 
 def _trained(loop: object) -> list[torch.nn.Parameter]:
@@ -64,8 +65,8 @@ def test_the_largest_batch_is_the_one_that_is_tried(project: Path) -> None:
     assert len(set(sizes)) > 1
     seen: list[int] = []
     found = small.training(project)
-    real = found.loop.batch
-    found.loop.batch = lambda index: seen.append(index) or real(index)  # type: ignore[func-returns-value]
+    real = found.loop.gradients.batch
+    found.loop.gradients.batch = lambda index: seen.append(index) or real(index)  # type: ignore[func-returns-value]
     preflight.attempt(found.loop, plan, None)
     assert seen == [chosen]
 
@@ -102,7 +103,7 @@ def test_memory_that_runs_out_in_the_trial_is_told_before_anything_is_written(
     def full(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("trainer.loop.Loop.gradients", full)
+    monkeypatch.setattr("trainer.training.gradients.Gradients.eager", full)
     with pytest.raises(RunError, match=r"in a first step with the largest batch \(2 x \d+x\d+\)\. What saves most: "):
         small.training(project, "training.preflight=true")
     assert not (project.parent / "output").exists()
@@ -122,6 +123,6 @@ def test_processes_agree_on_the_trial_of_the_fullest_and_exchange_no_gradients(
     assert apart == [found.loop.network]
     monkeypatch.setattr(preflight, "gather_object", lambda mine: [*mine, None])
     monkeypatch.setattr(accelerator, "num_processes", property(lambda _: 2))
-    monkeypatch.setattr(found.loop, "gradients_or_eager", lambda finished: [])
+    monkeypatch.setattr(found.loop.gradients, "take", lambda finished: Passes([], [], (), 0))
     with pytest.raises(torch.OutOfMemoryError, match="of another process"):
         preflight.attempt(found.loop, found.loader.plan, None)

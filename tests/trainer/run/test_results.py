@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from plugins.models.sd import StableDiffusion
 from tests.tiny import tiny_sd
-from tests.trainer.adapters.test_lora_kinds import adapted
+from tests.trainer.adapters.test_kinds import adapted
 from trainer.errors import UserError
 from trainer.run.results import FullResult, LoraResult
 

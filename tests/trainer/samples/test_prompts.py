@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import Samples
+from trainer.config import reading
+from trainer.config.schema.samples import SamplesSettings
 from trainer.errors import UserError
 from trainer.samples.prompts import Request, requests
 
 USUAL = {"negative": "blurry", "width": 768, "height": 512, "steps": 25, "guidance": 5.0, "seed": 7, "sampler": "euler"}
 PLAIN = Request("a cat", 7, "blurry", 768, 512, 25, 5.0, "euler")
 FLAGS = "--n bad, ugly --w 643 --h 320 --d 12 --s 20 --l 3.5 --ss k_dpm_2_a"
-FLAGGED = Request("a cat, red", 12, "bad, ugly", 640, 320, 20, 3.5, "k_dpm_2_a")
+FLAGGED = Request("a cat, red", 12, "bad, ugly", 643, 320, 20, 3.5, "k_dpm_2_a")
 
 
 def asked(prompts: object) -> list[Request]:
-    return requests(Samples.model_validate({**USUAL, "prompts": prompts}))
+    return requests(SamplesSettings.model_validate({**USUAL, "prompts": prompts}))
 
 
 def test_none() -> None:
@@ -36,6 +37,24 @@ def test_every_flag_of_a_line() -> None:
     assert asked([f"a cat, red {FLAGS}"]) == [FLAGGED]
     upper = FLAGS.replace("--n", "--N").replace("--ss", "--SS")
     assert asked([f"  a cat, red   {upper}"]) == [FLAGGED]
+
+
+def test_sides_are_rounded_down_to_what_a_model_draws() -> None:
+    assert (FLAGGED.fitting({}, 8).width, FLAGGED.fitting({}, 8).height) == (640, 320)
+    assert FLAGGED.fitting({}, 1) == FLAGGED
+    assert FLAGGED.fitting({}, 1024).width == 1024
+
+
+def test_only_what_nobody_asked_for_takes_the_model_s_own_values() -> None:
+    usual = {"width": 32, "height": 32, "guidance": 1.0}
+    none, some = requests(SamplesSettings(prompts=["a", "a --w 64 --l 3"]))
+    assert (none.width, none.height, none.guidance) == (512, 512, 7.5)
+    own = none.fitting(usual, 4)
+    assert (own.width, own.height, own.guidance) == (32, 32, 1.0)
+    own = some.fitting(usual, 4)
+    assert (own.width, own.height, own.guidance) == (64, 32, 3.0)
+    written = requests(SamplesSettings(prompts=["a"], guidance=7.5, width=512, height=512, sampler="ddim"))[0]
+    assert written.fitting(usual, 4) == none.fitting({}, 4) == written
 
 
 def test_a_dash_inside_a_prompt_is_text() -> None:
@@ -64,7 +83,7 @@ TABLE = {
 
 def test_a_json_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.json"
-    file.write_text(json.dumps([{"prompt": "a cat"}, {**TABLE, "enum": 1}]))
+    file.write_text(json.dumps([{"prompt": "a cat", "seed": None}, {**TABLE, "enum": 1}]))
     assert asked(str(file)) == [PLAIN, FLAGGED]
 
 
@@ -130,3 +149,20 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: str, words: s
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"samples\.prompts: there is no file .*gone\.txt"):
         asked(str(tmp_path / "gone.txt"))
+
+
+def test_pictures_to_fill_in_lie_beside_the_file_that_names_them(tmp_path: Path) -> None:
+    place = tmp_path / "a folder"
+    place.mkdir()
+    for name in ("photo one.png", "mask.png"):
+        (place / name).touch()
+    line = "a cat --i photo one.png --m mask.png --w 64"
+    (place / "prompts.txt").write_text(line + "\n", encoding="utf-8")
+    table = '[prompt]\n[[prompt.subset]]\nprompt = "a cat"\nimage = "photo one.png"\nmask = "mask.png"\n'
+    (place / "prompts.toml").write_text(table, encoding="utf-8")
+    base = '[model]\nbase = "x"\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = "photos"\n[samples]\n'
+    written = reading.parse(f'{base}prompts = ["{line}"]', directory=place).samples
+    assert reading.parse(f'{base}prompts = ["a cat --w 64"]', directory=place).samples.prompts == ["a cat --w 64"]
+    for prompts in (written.prompts, str(place / "prompts.txt"), str(place / "prompts.toml")):
+        (found,) = asked(prompts)
+        assert (found.image, found.mask) == (str(place / "photo one.png"), str(place / "mask.png"))

@@ -1,0 +1,145 @@
+"""The truth about a run's dataset, for `check`: everything that training would do with it, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainer.assembly import warm_start
+from trainer.assembly.memory import MemoryEstimate, estimate
+from trainer.assembly.model import open_family
+from trainer.assembly.needs import estimate_lines
+from trainer.assembly.noise import noise_warnings_before_encoding
+from trainer.assembly.run import run_dir_of
+from trainer.assembly.subject import Subject, subject_of
+from trainer.config.schema.whole import BaseConfig
+from trainer.data.order.holdout import Split
+from trainer.data.order.plan import Plan
+from trainer.errors import UserError
+from trainer.journal.console import Console, busy
+from trainer.optim.parameters import ALWAYS, Group, Window
+from trainer.optim.schedules import Shape
+from trainer.protocols import Family
+from trainer.reports import rates
+from trainer.reports.dataset import report as dataset_run
+from trainer.reports.dataset.findings import to_json
+from trainer.reports.rates import Rate
+from trainer.run.preflight import largest
+from trainer.samples import prompts
+
+
+def check(config: BaseConfig, console: Console) -> dict[str, Any]:
+    """Writes dataset-report.html and .json into the run's folder and tells what they say; loads no weights.
+
+    Returns the report for machines, of which "would_train" tells whether training would start. Raises UserError for
+    what is wrong with whole subsets.
+    """
+    config, refused = _resolved(config)
+    family, problems = _outline(config)
+    refused += problems
+    try:
+        with console.counting("reading images", "images") as counted:
+            multiple, cell = (family.size_multiple, family.latent_factor) if family else (8, 0)
+            subject = subject_of(
+                config,
+                config_dir=Path.cwd(),
+                size_multiple=multiple,
+                cell=cell,
+                reads_captions=family is None or family.reads_captions,
+                on_progress=counted,
+            )
+    except UserError as error:
+        raise UserError([*refused, *error.problems]) from None
+    pace = subject.pace
+    needs = _needs(config, subject.split, family)
+    run_dir = run_dir_of(config)
+    report = dataset_run.check(
+        replace(subject.training, notes=(*subject.notes, *_notes(config, subject, family))),
+        name=run_dir.name,
+        folder=run_dir.path,
+        seed=config.run.seed,
+        steps=pace.steps,
+        batches_per_step=pace.accumulation,
+        console=console,
+        cutter=subject.cutter,
+        token_limit=subject.token_limit,
+        estimate=estimate_lines(needs, config, pace, subject.split, family.drawn if family else {})
+        if needs
+        else [_unknown(refused)],
+        refused=refused,
+        needs={"bytes": round(needs.total), "operations_per_step": needs.operations} if needs else None,
+    )
+    told = rates_of(config, pace.steps)
+    for what, rate in told.items():
+        name = "learning rate" if len(told) == 1 else f"learning rate of {what}"
+        console.say(rates.line(name, rate, pace.steps))
+    rates.write(told, pace.steps, run_dir.name, run_dir.path / "schedule.html")
+    return to_json(report) | {
+        "learning_rates": {what: [rate(step) for step in range(pace.steps)] for what, rate in told.items()}
+    }
+
+
+def rates_of(config: BaseConfig, steps: int) -> dict[str, Rate]:
+    """How the learning rates will move, by what they are of, as far as the config alone tells."""
+    shape, optimizer, training = Shape(**config.schedule.model_dump()), config.optimizer, config.training
+    rate = optimizer.lr
+
+    def of(rate: float, window: Window = ALWAYS) -> Rate:
+        during = Group("", "", rate, [], window).steps(steps)
+        return lambda step: rate * shape.factor(step, steps) if step in during else 0.0
+
+    found: dict[str, Rate] = {}
+    if config.text_encoder_trains:
+        found["text encoder"] = of(config.text_encoder_lr, (0, training.text_encoder_until or 0))
+    for block in dict.fromkeys([*optimizer.rates, *optimizer.windows]):
+        found[block] = of(optimizer.rates.get(block, rate), optimizer.windows.get(block, ALWAYS))
+    if training.unet:
+        found["others" if found else "all"] = of(rate)
+    return found
+
+
+def _resolved(config: BaseConfig) -> tuple[BaseConfig, list[str]]:
+    """With what the file that the run goes on from tells, or why training would refuse that."""
+    try:
+        return warm_start.resolved(config), []
+    except UserError as error:
+        return config, error.problems
+
+
+def _outline(config: BaseConfig) -> tuple[Family | None, list[str]]:
+    """The base without its weights, and why training would refuse it or what it goes on from."""
+    try:
+        family = open_family(config, outline=True)
+    except UserError as error:
+        return None, error.problems
+    try:
+        warm_start.found(config, family)
+    except UserError as error:
+        return family, error.problems
+    return family, []
+
+
+def _needs(config: BaseConfig, split: Split, family: Family | None) -> MemoryEstimate | None:
+    """What the run needs; None without a base or images."""
+    plan = Plan(split.training, config.run.seed)
+    if family is None or not plan.batches_per_epoch:
+        return None
+    entries = plan.batch(largest(plan)).entries
+    width, height = split.training.items[entries[0].item].target
+    with busy("estimating memory"):
+        return estimate(config, family, (len(entries), height, width))
+
+
+def _unknown(refused: Sequence[str]) -> str:
+    return f"Memory and time are not estimated: {refused[0] if refused else 'there are no images.'}"
+
+
+def _notes(config: BaseConfig, subject: Subject, family: Family | None) -> list[str]:
+    pictures = prompts.requests(config.samples)
+    told = noise_warnings_before_encoding(config, family, subject.split.training, subject.pace) if family else []
+    return [
+        *([f"{len(pictures)} samples each time"] if pictures else ()),
+        *(line.removeprefix("note: ") for line in told),
+    ]

@@ -1,0 +1,270 @@
+"""The rules between keys: what must be given, what excludes what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date, time
+from importlib.util import find_spec
+
+from trainer import registry
+from trainer.config.errors import shown
+from trainer.config.schema.data import DatasetOptions, DatasetSettings, effective
+from trainer.config.schema.lora import METHODS
+from trainer.config.schema.whole import BaseConfig
+from trainer.errors import UserError
+
+FORBIDDEN = '<>:"/\\|?*'  # in names of files, by Windows
+OWN_RANDOMNESS = ("kron",)  # optimizers
+LONGEST_NAME = 150  # bytes: files get longer names than the run
+
+
+def problems_between(config: BaseConfig) -> list[str]:
+    """Every broken rule as "dotted.path: what is wrong"."""
+    rules = (_required, _exclusions, _kernels, _small_base, _updates, _plugins, _ranges)
+    return [line for rule in rules for line in rule(config)]
+
+
+def _required(config: BaseConfig) -> Iterator[str]:
+    yield from _base(config)
+    if config.run.name and not _is_file_name(config.run.name):
+        yield (
+            f"run.name: found {shown(config.run.name)}, expected a plain name without slashes (it becomes a folder): "
+            f"at most {LONGEST_NAME} characters, none of {FORBIDDEN}, no dot or space at the end."
+        )
+    data = config.data
+    if not (config.datasets or data.train_data_dir or data.class_dir or data.config):
+        yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
+    if data.reg_data_dir and not data.train_data_dir:
+        yield "data.reg_data_dir: has no effect without data.train_data_dir; name the images to train there."
+    for path, dataset in _tables(config):
+        if not dataset.subsets:
+            yield f"{path}.subsets: missing; add [[{path.partition('[')[0]}.subsets]] with image_dir."
+        for s, subset in enumerate(dataset.subsets):
+            if not subset.image_dir and not subset.metadata_file:
+                yield f"{path}.subsets[{s}].image_dir: missing; name the folder of images."
+
+
+def _has_date(value: object) -> bool:
+    """TOML's dates and times, the one kind of value that has no counterpart in a network's config."""
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    return isinstance(value, date | time) or any(_has_date(one) for one in inner)
+
+
+def _base(config: BaseConfig) -> Iterator[str]:
+    """A base, or a new network."""
+    model = config.model
+    if not (model.base or model.network):
+        yield "model.base: missing; give a checkpoint file, a diffusers folder or a hub id."
+    if not model.network:
+        return
+    if model.base:
+        yield f"model.network: a new network excludes model.base, found {shown(model.base)}; keep one of them."
+    for name, value in model.network.items():
+        if _has_date(value):
+            yield f"model.network.{name}: found {shown(value)}; a date means nothing to a network."
+    if model.family == "auto":
+        yield "model.network: which family shall make it? Set model.family."
+    if model.init not in ("random", "pretrained"):  # a config that is written out has the default in it
+        yield "model.init: all of a new network (model.network) starts anew; leave it out."
+    if config.training.method != "full":
+        yield (
+            "model.network: its weights are random, so that there is nothing to adapt; set training.method = 'full', "
+            f"found {shown(config.training.method)}."
+        )
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a folder can have this name on every system: Windows refuses most."""
+    plain = name.isprintable() and not set(name) & set(FORBIDDEN) and len(name.encode()) <= LONGEST_NAME
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
+    return plain and reserved is None and not name.endswith((".", " ")) and not name.startswith(" ")
+
+
+def _tables(config: BaseConfig) -> Iterator[tuple[str, DatasetSettings]]:
+    """Every dataset table and its place."""
+    yield from ((f"datasets[{d}]", dataset) for d, dataset in enumerate(config.datasets))
+    yield from ((f"validation.datasets[{d}]", dataset) for d, dataset in enumerate(config.validation.datasets))
+
+
+def _exclusions(config: BaseConfig) -> Iterator[str]:
+    training = config.training
+    if {"steps", "epochs"} <= training.model_fields_set and training.epochs:
+        yield f"training.steps: {training.steps} excludes training.epochs = {training.epochs}; keep one of them."
+    if not (training.unet or config.text_encoder_trains):
+        text = "optimizer.text_encoder_lr is 0" if training.text_encoder else "training.text_encoder is false too"
+        yield f"training.unet: false, and {text}: nothing would train."
+    if config.validation.split and config.validation.datasets:
+        yield f"validation.split: {config.validation.split:g} excludes [[validation.datasets]]; keep one of them."
+    if config.logging.wandb and find_spec("wandb") is None:
+        yield "logging.wandb: the package wandb is not installed here; pip install wandb, or set this to false."
+    if "" in config.preservation.words:
+        yield "preservation.words: an empty word stands everywhere; name the subject as captions do."
+    pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
+    if len(pairing) > 1:
+        yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
+
+
+def _kernels(config: BaseConfig) -> Iterator[str]:
+    if config.run.deterministic and config.performance.cudnn_benchmark == "on":
+        yield (
+            "performance.cudnn_benchmark: 'on' takes whichever algorithm is quickest, run.deterministic = true always "
+            "the same one; use 'auto' or 'off', or run.deterministic = false."
+        )
+
+
+def _plugins(config: BaseConfig) -> Iterator[str]:
+    for path, kind, name in (
+        ("model.family", "models", config.model.family),
+        ("model.prediction", "objectives", config.model.prediction),
+    ):
+        if name != "auto":
+            try:
+                registry.find(kind, name)
+            except UserError as error:
+                yield f"{path}: {error}"
+
+
+def _ranges(config: BaseConfig) -> Iterator[str]:
+    ends = [until for until, _ in config.schedule.pieces]
+    if (config.schedule.name == "piecewise_constant") != bool(ends):
+        yield "schedule.pieces: give [until, factor] pairs exactly when schedule.name = 'piecewise_constant'."
+    if ends != sorted(set(ends)) or any(not 0 < until <= 1 for until in ends):
+        yield f"schedule.pieces: found ends at {ends}, expected rising shares of the run, above 0 and at most 1."
+    if any(factor < 0 for _, factor in config.schedule.pieces):
+        yield "schedule.pieces: factors must be at least 0."
+    t = config.timesteps
+    if (t.distribution == "weights") != any(t.weights):
+        yield "timesteps.weights: give weights above 0 exactly when timesteps.distribution = 'weights'."
+    if config.timesteps.min >= config.timesteps.max:
+        yield f"timesteps.min: {config.timesteps.min} must be below timesteps.max = {config.timesteps.max}."
+    if not config.training.epochs and config.schedule.warmup >= config.training.steps:
+        yield f"schedule.warmup: {config.schedule.warmup:g} must be below training.steps = {config.training.steps}."
+    for path, dataset in _tables(config):
+        options = effective(DatasetOptions, dataset, config.general)
+        sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution
+        if min(sides) < 8:
+            yield f"{path}.resolution: found {options.resolution}, expected at least 8."
+        if options.enable_bucket and options.min_bucket_reso > options.max_bucket_reso:
+            low, high = options.min_bucket_reso, options.max_bucket_reso
+            yield f"{path}.min_bucket_reso: {low} must not be above max_bucket_reso = {high}."
+
+
+_PLAIN = f"lora.method = {METHODS[0]!r}"
+
+
+def _is_plain(config: BaseConfig) -> bool:
+    return bool(registry.find("adapters", config.lora.method).plain)
+
+
+def _small_base(config: BaseConfig) -> Iterator[str]:
+    small = config.training.base_precision
+    if small != "same" and config.training.method == "full":
+        yield f"training.base_precision: {small!r} is for a LoRA over a frozen base; a full fine-tune needs 'same'."
+    if small != "same" and not _is_plain(config):
+        yield f"training.base_precision: {small!r} works with {_PLAIN} only, found {config.lora.method!r}."
+
+
+def _updates(config: BaseConfig) -> Iterator[str]:
+    training = config.training
+    if training.max_grad_value and training.max_grad_norm:
+        yield (
+            f"training.max_grad_value: {training.max_grad_value:g} takes the place of clipping by norm; set "
+            f"training.max_grad_norm = 0, found {training.max_grad_norm:g}."
+        )
+    if training.weight_dtype != "fp32":
+        yield from _needs(config, f"training.weight_dtype: {training.weight_dtype!r}", precision=("bf16",))
+    if training.fused_backward:
+        yield from _needs(config, "training.fused_backward: true", precision=("bf16", "fp32"))
+        if training.gradient_accumulation > 1:
+            yield (
+                "training.fused_backward: true frees gradients at once, so nothing can be accumulated; set "
+                f"training.gradient_accumulation = 1, found {training.gradient_accumulation}."
+            )
+        if training.max_grad_norm:
+            yield (
+                "training.fused_backward: true never has all gradients at once, so their norm cannot be limited; set "
+                f"training.max_grad_norm = 0, found {training.max_grad_norm:g} (training.max_grad_value works)."
+            )
+    if config.lora.max_norm and not _is_plain(config):
+        yield f"lora.max_norm: works with {_PLAIN} only, found {config.lora.method!r}."
+    for block, (first, last) in config.optimizer.windows.items():
+        comparable = (first < 1) == (last < 1) or not first
+        if min(first, last) < 0 or (last and comparable and first >= last):
+            yield f"optimizer.windows.{block!r}: found {[first, last]}, expected [from, until] with from below until."
+
+
+def _needs(config: BaseConfig, setting: str, precision: tuple[str, ...]) -> Iterator[str]:
+    """What the settings for full fine-tunes in little memory ask for."""
+    if config.training.method != "full":
+        yield f"{setting} is for training.method = 'full'; a LoRA's weights and gradients are small."
+    elif config.training.precision not in precision:
+        wanted = " or ".join(repr(one) for one in precision)
+        yield f"{setting} needs training.precision = {wanted}, found {config.training.precision!r}."
+
+
+def _finds_its_rate(config: BaseConfig) -> bool:
+    """sd-scripts' Adafactor, unless it is told otherwise."""
+    args = config.optimizer.args
+    asked = args.get("relative_step", True) or args.get("warmup_init", False)
+    return config.optimizer.name.lower() == "adafactor" and bool(asked)
+
+
+def _text_encoder_notes(config: BaseConfig) -> Iterator[str]:
+    if config.optimizer.text_encoder_lr and not config.training.text_encoder:
+        yield "note: optimizer.text_encoder_lr has no effect without training.text_encoder = true."
+    if config.training.text_encoder and not config.text_encoder_trains:
+        yield (
+            "note: optimizer.text_encoder_lr = 0: the text encoder does not train; leave it out to train it at "
+            "optimizer.lr."
+        )
+    if config.training.text_encoder_until and not config.text_encoder_trains:
+        yield "note: training.text_encoder_until has no effect on a text encoder that does not train."
+
+
+def _preservation_notes(config: BaseConfig) -> Iterator[str]:
+    settings = config.preservation
+    idle = settings.model_fields_set & {"weight"} if not settings.words else set()
+    if not (settings.words or settings.outside_mask):
+        idle |= settings.model_fields_set & {"share"}
+    if not config.asks_base or config.training.method != "full":
+        idle |= settings.model_fields_set & {"copy_precision", "copy_place"}
+    for name in sorted(idle):
+        yield f"note: preservation.{name} has no effect on what is asked of the base here."
+
+
+def notes(config: BaseConfig) -> list[str]:
+    """Settings that have no effect, and what is worth knowing: printed before a run, never an error."""
+    lines = []
+    if config.training.method == "full" and config.lora.model_fields_set:
+        lines.append("note: [lora] has no effect with training.method = 'full'.")
+    if config.training.method == "full" and config.lora.max_norm:
+        lines.append("note: lora.max_norm has no effect with training.method = 'full'.")
+    if "conv_alpha" in config.lora.model_fields_set and not config.lora.conv_rank:
+        lines.append("note: lora.conv_alpha has no effect without lora.conv_rank.")
+    if config.optimizer.name.lower() in OWN_RANDOMNESS:
+        lines.append(
+            f"note: optimizer.name = {config.optimizer.name!r} draws from a random stream that no checkpoint holds: a "
+            "resumed run goes on, but not bit for bit."
+        )
+    lines += _text_encoder_notes(config)
+    if _finds_its_rate(config):
+        lines.append(
+            "note: optimizer.name = 'adafactor' finds its own rate (relative_step), as in sd-scripts: learning rates "
+            "have no effect, but for 0; schedule and windows multiply it. For a rate of your own: optimizer.args = { "
+            "scale_parameter = false, relative_step = false, warmup_init = false }."
+        )
+    lines += _preservation_notes(config)
+    if config.samples.every and not config.samples.prompts:
+        lines.append("note: samples.every has no effect without samples.prompts.")
+    v, tables = config.validation, [*config.datasets, config.general]
+    measured = v.split or v.datasets or any(table.validation_split for table in tables)
+    if v.model_fields_set - {"split", "seed"} and not measured:
+        lines.append("note: [validation] has no effect without validation.split or [[validation.datasets]].")
+    sizes = [effective(DatasetOptions, dataset, config.general).batch_size for dataset in config.datasets]
+    for name, settings in config.noise.stages().items():
+        plugin = registry.find("noise", name)
+        remark = plugin.remark(settings, max(sizes, default=1), config.training.gradient_accumulation)
+        if remark:
+            lines.append(f"note: noise.{name}: {remark}.")
+    return lines

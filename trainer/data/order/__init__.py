@@ -1,0 +1,1 @@
+"""Which images train when: the holdout, the plan, and the batches that follow it."""

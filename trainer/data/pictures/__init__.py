@@ -1,0 +1,1 @@
+"""Image files: opened, decoded, fitted to a size, cropped, drawn."""

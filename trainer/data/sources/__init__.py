@@ -1,0 +1,1 @@
+"""Where images are found: folders, metadata files, subsets, and the scan over all of them."""

@@ -1,1 +1,0 @@
-"""The held-out loss of a run, and what is known of it."""

@@ -1,0 +1,1 @@
+"""What will train and what is odd about it."""

@@ -1,0 +1,1 @@
+"""Whether a run learned, and which of two runs learned more."""

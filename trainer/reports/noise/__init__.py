@@ -1,0 +1,1 @@
+"""What paired noise would do to one's own images."""

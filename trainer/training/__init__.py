@@ -1,0 +1,1 @@
+"""The heart: what a step is, and the loop around it."""

@@ -1,0 +1,108 @@
+"""One training step: batch in, loss out. No I/O, no model names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.batch import Batch, NoiseDraw, Shown, sent
+from trainer.errors import UserError
+from trainer.protocols import Objective
+from trainer.training.losses import Loss, Noisiness, weighted_mean
+from trainer.training.network import Inputs, Predict
+from trainer.training.noise import NoiseChain, Streams
+from trainer.training.preservation import Losses, Preservation
+from trainer.training.timesteps import TimestepSampler
+
+EncodeImages = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [-1, 1] -> (B, C, h, w), times the VAE scale
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: Tensor  # scalar, weighted
+    per_sample: Tensor  # (B,) float32, detached, unweighted
+    timesteps: Tensor  # (B,)
+    sound: Tensor | None = None  # (B,) bool: the latents are numbers; None where a cache has seen to it
+
+
+@dataclass(frozen=True)
+class _Answered:
+    inputs: Inputs
+    answer: Tensor  # (B, C, h, w)
+    losses: Tensor  # (B,) against the images' targets
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The stages of a step that come between the loader and the optimizer, in the order in which they stand here."""
+
+    predict: Predict
+    encode_images: EncodeImages
+    objective: Objective
+    noise: NoiseChain
+    timesteps: TimestepSampler
+    loss: Loss
+    preservation: Preservation | None = None
+
+    def __call__(self, batch: Batch, streams: Streams) -> StepResult:
+        clean = self._clean(batch)
+        batch = replace(batch, shown=self._encoded(batch.shown))
+        sound = None if batch.latents is not None else clean.isfinite().flatten(1).all(1)
+        timesteps = sent(self.timesteps.draw(len(batch), streams.on_cpu("timesteps")), clean.device)
+        at = noisiness(self.objective, timesteps)
+
+        def losses(noise: Tensor) -> Tensor:
+            with torch.no_grad():
+                streams.seed_networks()  # all candidates, and the step itself, with the same dropout
+                return self._answered(batch, clean, at, NoiseDraw(noise, noise)).losses.detach()
+
+        draw = self.noise.draw(clean, timesteps, streams, captions=batch.captions, images=batch.images, losses=losses)
+        if self.noise.asks_network:
+            streams.seed_networks()
+        found = self._answered(batch, clean, at, draw)
+        each = Losses(found.losses, torch.zeros_like(found.losses))
+        if self.preservation is not None:
+            each = self.preservation(found.inputs, found.answer, found.losses, batch, at, streams.step)
+        weights = batch.weights * self.loss.timestep_weights(at)
+        return StepResult(weighted_mean(each.own + each.kept, weights), each.own.detach(), timesteps, sound)
+
+    def _answered(self, batch: Batch, clean: Tensor, at: Noisiness, draw: NoiseDraw) -> _Answered:
+        """What the network makes of the clean latents with this noise, held against its target."""
+        noisy = self.objective.noisy(clean, draw.mixed, at.timesteps)
+        target = self.objective.target(clean, draw.target, at.timesteps)
+        inputs = Inputs(noisy, at.timesteps, batch.text, batch.captions, batch.geometry, batch.shown)
+        answer = self.predict(*inputs)
+        return _Answered(inputs, answer, self.loss.per_sample(answer, target, at, batch.mask))
+
+    def _clean(self, batch: Batch) -> Tensor:
+        if batch.latents is not None:
+            return batch.latents.float()
+        assert batch.pixels is not None
+        with torch.no_grad():
+            return self.encode_images(batch.pixels).float()
+
+    def _encoded(self, shown: Shown | None) -> Shown | None:
+        if shown is None or shown.pixels is None:
+            return shown
+        with torch.no_grad():
+            return Shown(shown.hidden, latents=self.encode_images(shown.pixels).float())
+
+
+def refuse_unsound(names: Sequence[str], sound: Sequence[bool]) -> None:
+    """Raises UserError for images whose latents are no numbers. Their step was not taken: its gradients are none."""
+    bad = [name for name, ok in zip(names, sound, strict=True) if not ok]
+    if bad:
+        raise UserError(
+            f"{name}: the VAE turned this image into NaN or infinity; is the file sound? Does the VAE bear "
+            "model.vae_precision?"
+            for name in bad
+        )
+
+
+def noisiness(objective: Objective, timesteps: Tensor) -> Noisiness:
+    """The signal-to-noise ratio that is trained, whatever made it: schedule, zero terminal SNR, flow."""
+    alpha, sigma = objective.signal_and_noise(timesteps)
+    return Noisiness(timesteps, (alpha / sigma) ** 2, objective.predicts_noise, objective.schedule.steps)

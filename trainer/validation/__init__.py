@@ -1,0 +1,1 @@
+"""The held-out loss: its questions, and the answers to them."""
