@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from plugins.models import _modules
+from plugins.models._lazily import renamed
+from plugins.models._lora_names import TEXT
 from plugins.models._modules import Network
 from plugins.models._unet import layers_within
 
@@ -17,7 +19,14 @@ _PREFIX = "text_model."
 _CONTAINERS = ("CLIPAttention", "CLIPMLP")
 
 
-def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str, *, projection: bool) -> Network:
+def build(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None,
+    where: str,
+    *,
+    projection: bool,
+    dtype: torch.dtype | None = torch.float32,
+) -> Network:
     """The encoder with its weights, or new ones from torch's random state for `state` None. Raises UserError.
 
     projection: with a text projection behind it, whose pooled output SDXL uses.
@@ -26,19 +35,19 @@ def build(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: 
     text = _modules.build(lambda: kind(CLIPTextConfig(**config)), where, empty=state is not None)
     if state is not None and state is not _modules.NO_WEIGHTS:
         flat = flat_names(state)
-        _modules.fill(text, prefixed_names(flat) if projection else flat, where)
+        _modules.fill(text, prefixed_names(flat) if projection else flat, where, dtype)
         number_positions(text)
     return _modules.freeze(text)
 
 
-def flat_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def flat_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The names of transformers 5, without "text_model." and the position numbers that older versions wrote."""
-    return {k.removeprefix(_PREFIX): v for k, v in state.items() if not k.endswith("position_ids")}
+    return renamed(state, lambda name: None if name.endswith("position_ids") else name.removeprefix(_PREFIX))
 
 
-def prefixed_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def prefixed_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The names that transformers 4 and every other tool reads; transformers 5 reads them too."""
-    return {k if k.startswith((_PREFIX, "text_projection")) else _PREFIX + k: v for k, v in state.items()}
+    return renamed(state, lambda name: name if name.startswith((_PREFIX, "text_projection")) else _PREFIX + name)
 
 
 def number_positions(text: nn.Module) -> None:
@@ -54,16 +63,13 @@ def adapter_targets(text: nn.Module) -> list[str]:
     return layers_within(text, _CONTAINERS)
 
 
-def adapter_key(prefix: str, module: str) -> str:
-    """kohya's name, e.g. lora_te_text_model_encoder_layers_0_mlp_fc1; modules of transformers 5 lack "text_model."."""
-    return f"{prefix}_{_PREFIX}{module.removeprefix(_PREFIX)}".replace(".", "_")
-
-
-def adapter_aliases(part: str, prefix: str, module: str) -> list[str]:
-    """Other names of a module in LoRA files: dotted, and without the "text_model" that transformers 5 left out."""
+def adapter_aliases(part: str, module: str) -> list[str]:
+    """All names of a module in LoRA files: kohya's, dotted, ComfyUI's; with and without the "text_model" that
+    transformers 5 left out."""
     flat = module.removeprefix(_PREFIX)
-    kohya = [adapter_key(prefix, module), f"{prefix}_{flat}".replace(".", "_")]
-    return [*kohya, f"{part}.{_PREFIX}{flat}", f"{part}.{flat}"]
+    beginnings = [beginning for beginning, owner in TEXT.items() if owner == part]
+    both = [f"{b}{name}" for b in beginnings for name in (f"{_PREFIX}{flat}", flat)]
+    return [name.replace(".", "_") if name.startswith("lora_") else name for name in both]
 
 
 def config_of(text: Network, dtype: torch.dtype) -> dict[str, Any]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from plugins.models._diffusers_folder import DiffusersFolder, find
 from trainer.files.tensor_file import PICKLE_SUFFIXES, read_header, read_json
 
 _SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _UNET = "model.diffusion_model."
+FILLING = 9  # channels: noisy latents, mask, latents of what it leaves visible
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Identity:
 
 
 def identify(base: str) -> Identity | None:
-    """None when there is nothing that is known. Raises UserError when a file is damaged."""
+    """None when there is nothing that is known. Raises UserError when a file is damaged, or a hub id cannot be had."""
     folder = find(base)
     if folder is not None:
         return of_folder(folder)
@@ -45,21 +41,25 @@ def of_folder(folder: DiffusersFolder) -> Identity:
     return _of_index(folder.index(), channels)
 
 
+def _inpainting(channels: int) -> str:
+    return " for inpainting" if channels == FILLING else ""
+
+
 def _of_index(index: Mapping[str, object], channels: int) -> Identity:
     kind = str(index.get("_class_name", "model without a name"))
     has = {part for part, value in index.items() if isinstance(value, list) and value and value[-1] is not None}
     if "unet" not in has:
         return Identity("", f"a diffusers folder of a {kind}")
-    if channels != 4:
+    if channels not in (4, FILLING):
         return Identity(
             "", f"a diffusers folder of a {kind} whose UNet takes {channels} channels ({_conditioned(channels)})"
         )
     if "text_encoder_2" in has and "text_encoder" not in has:
         return Identity("", "a diffusers folder of the Stable Diffusion XL refiner")
     if "text_encoder_2" in has:
-        return Identity("sdxl", "a diffusers folder with a UNet and two text encoders")
+        return Identity("sdxl", f"a diffusers folder with a UNet{_inpainting(channels)} and two text encoders")
     if "text_encoder" in has:
-        return Identity("sd", "a diffusers folder with a UNet and one text encoder")
+        return Identity("sd", f"a diffusers folder with a UNet{_inpainting(channels)} and one text encoder")
     return Identity("", f"a diffusers folder of a {kind}")
 
 
@@ -76,11 +76,12 @@ def of_names(shapes: Mapping[str, tuple[int, ...]]) -> Identity | None:
     if not layout:
         return Identity("", "a UNet without text encoders")
     name = _LAYOUTS[layout]
-    if len(first) > 1 and first[1] != 4:
+    if len(first) > 1 and first[1] not in (4, FILLING):
         return Identity("", f"a {name} checkpoint whose UNet takes {first[1]} channels ({_conditioned(first[1])})")
     if layout == "refiner":
         return Identity("", f"the {name}")
-    return Identity("sdxl" if layout == "sdxl" else "sd", f"a {name} checkpoint (one file)", layout)
+    what = f"a {name}{_inpainting(first[1]) if len(first) > 1 else ''} checkpoint (one file)"
+    return Identity("sdxl" if layout == "sdxl" else "sd", what, layout)
 
 
 # Which text encoders the file holds tells the family; the first that is found counts.
@@ -116,15 +117,11 @@ _OTHERS = (
 
 
 def _conditioned(channels: int) -> str:
-    return {9: "inpainting", 8: "image editing", 5: "depth"}.get(channels, "conditioned on something else than text")
+    return {8: "image editing", 5: "depth"}.get(channels, "conditioned on something else than text")
 
 
 def _of_hub(base: str) -> Identity | None:
-    if not _HUB_ID.fullmatch(base) or base.endswith(_SUFFIXES):
-        return None
-    try:
-        index = read_json(Path(hf_hub_download(base, "model_index.json")))
-        unet = read_json(Path(hf_hub_download(base, "unet/config.json"))) if "unet" in index else {}
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-        return None
-    return _of_index(index, int(unet.get("in_channels", 4)))
+    """Raises UserError when the hub cannot be asked, or has no such model."""
+    from plugins.models import _hub  # takes a third of a second, and no file needs it
+
+    return of_folder(_hub.facts(base)) if _hub.is_id(base) and not base.endswith(_SUFFIXES) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,42 +14,59 @@ from torch import Tensor, nn
 from plugins.models import (
     _clip,
     _diffusers_folder,
+    _fill,
     _loading,
+    _lora_reader,
+    _marks,
     _modules,
     _noise_schedule,
     _single_file,
+    _text,
     _tokenizer,
     _unet,
     _vae,
 )
+from plugins.models._from_a_base import FromABase
 from plugins.models._identify import identify
 from plugins.models._modules import Network
+from plugins.models._probe import predicts_velocity
 from plugins.models._single_file import Layout, SingleFile
-from plugins.models._source import Source
+from plugins.models._source import BaseSource
 from plugins.models._text import TextSettings
-from trainer import lora_file
-from trainer.adapters import lora_names
-from trainer.adapters.adapter_weights import DOWN, UP, AdapterWeights
+from trainer.batch import AdapterWeights, NoiseSchedule, TextStates
 from trainer.errors import UserError
-from trainer.files.tensor_file import read_header
 
 
 @dataclass(frozen=True)
-class NoiseSchedule:
+class StoredSchedule:
     config: Mapping[str, Any]  # diffusers' scheduler_config.json
     prediction: str  # the objective's name
     alphas_cumprod: Tensor  # (timesteps,)
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], prediction: str, where: str) -> NoiseSchedule:
+    def read(cls, config: Mapping[str, Any], prediction: str, where: str) -> StoredSchedule:
         """From a scheduler's config; `prediction` "auto" takes the config's. Raises UserError."""
         objective = _noise_schedule.objective(config, prediction, where)
         return cls(config, objective, _noise_schedule.alphas_cumprod(config, where))
 
-    def with_zero_terminal_snr(self, on: bool) -> NoiseSchedule:
+    @classmethod
+    def asked(
+        cls, config: Mapping[str, Any], prediction: str, unet: Any, where: str, *, blank: bool
+    ) -> tuple[StoredSchedule, tuple[str, ...]]:
+        """The schedule, and what was assumed: where nothing tells what the base predicts, the UNet is asked.
+        blank: it has no weights of the base, so that epsilon is assumed."""
+        if prediction != "auto" or config.get("prediction_type", "epsilon") is not None:
+            return cls.read(config, prediction, where), ()
+        if blank:
+            return cls.read(config, "epsilon", where), ()
+        found = "velocity" if predicts_velocity(unet) else "epsilon"
+        note = f"model.prediction: the file does not say what it predicts; its answer to pure noise says {found}"
+        return cls.read(config, found, where), (note,)
+
+    def with_zero_terminal_snr(self, on: bool) -> StoredSchedule:
         """The same schedule, rescaled so that its last timestep is pure noise, or as it was before that."""
         config = {**self.config, "rescale_betas_zero_snr": on}
-        return NoiseSchedule(config, self.prediction, _noise_schedule.alphas_cumprod(config, "scheduler"))
+        return StoredSchedule(config, self.prediction, _noise_schedule.alphas_cumprod(config, "scheduler"))
 
 
 @dataclass(frozen=True)
@@ -60,18 +77,21 @@ class Components:
     vae: Network
     text_encoders: Mapping[str, Network]  # "text_encoder", "text_encoder_2"
     tokenizers: Mapping[str, Any]  # "tokenizer", "tokenizer_2"
-    schedule: NoiseSchedule
+    schedule: StoredSchedule
     layout: Layout
-    sources: Mapping[str, Source] = field(default_factory=dict)  # part -> where its weights are from
+    sources: Mapping[str, BaseSource] = field(default_factory=dict)  # part -> where its weights are from
     notes: tuple[str, ...] = ()  # what was assumed because the files don't tell
 
 
-class LatentDiffusion:
+class LatentDiffusion(FromABase):
     """`Family` but for the text: parts, placement, latents, naming, files."""
 
     name: ClassVar[str]
     layouts: ClassVar[Mapping[str, Layout]]  # of original checkpoints, by the name that `_identify` gives them
+    either_way: ClassVar[tuple[str, ...]] = ("_proj_in", "_proj_out")  # around transformers
+    drawn: ClassVar[Mapping[str, Any]] = {}
     pipeline_class: ClassVar[Any]
+    fill_class: ClassVar[Any]  # the pipeline of inpainting models
     pipeline_extras: ClassVar[Mapping[str, Any]]  # further arguments of the pipeline and keys of model_index.json
 
     def __init__(self, components: Components, text: TextSettings | None = None) -> None:
@@ -79,12 +99,17 @@ class LatentDiffusion:
         self.text_settings = text or TextSettings()
         self.unet = components.unet
         self.vae = components.vae
+        self.vae_dtype = torch.float32
         self.prediction = components.schedule.prediction
-        self.alphas_cumprod = components.schedule.alphas_cumprod
-        self.latent_factor = _vae.factor(components.vae)
+        self.schedule = NoiseSchedule.discrete(components.schedule.alphas_cumprod)
+        self.latent_factor = self.size_multiple = _vae.factor(components.vae)
+        self.latent_channels = int(components.vae.config.latent_channels)
+        self.kohya_scale = float(components.vae.config.scaling_factor)
         self.notes = components.notes
         self.text_parts = tuple(components.text_encoders)
+        self.fills = _fill.fills(components.unet.config)
         self.parts: dict[str, nn.Module] = {"unet": components.unet, **components.text_encoders}
+        self.file_parts = tuple(self.parts)
 
     def use_zero_terminal_snr(self, on: bool) -> None:
         """Rescales the noise schedule to zero terminal SNR (Lin et al. 2023, arXiv 2305.08891), or takes that back.
@@ -96,15 +121,20 @@ class LatentDiffusion:
                 "model.zero_terminal_snr: a base that predicts epsilon learns nothing from pure noise; train it as "
                 "model.prediction = 'v', or leave the schedule as it is."
             )
-        schedule = self.components.schedule.with_zero_terminal_snr(on)
-        self.components = replace(self.components, schedule=schedule)
-        self.alphas_cumprod = schedule.alphas_cumprod
+        stored = self.components.schedule.with_zero_terminal_snr(on)
+        self.components = replace(self.components, schedule=stored)
+        self.schedule = NoiseSchedule.discrete(stored.alphas_cumprod)
 
     @classmethod
     def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
         """The (first) tokenizer of a base, without its weights. Raises UserError when there is none."""
         source = _loading.open_base(base, cls.layouts)
         return _tokenizer.find(tokenizer, "tokenizer", source.tokenizer("tokenizer"), zero_padding=False)
+
+    @classmethod
+    def token_room(cls, tokenizer: Any, max_tokens: int) -> int:
+        """Whole chunks of CLIP's positions, less begin and end."""
+        return _text.room(tokenizer, max_tokens)
 
     @classmethod
     def recognises(cls, base: str) -> str | None:
@@ -127,22 +157,13 @@ class LatentDiffusion:
             return None
         return _noise_schedule.objective(config, "auto", source.where("scheduler"))
 
-    def to(self, device: torch.device | str, frozen_dtype: torch.dtype, only: Collection[str] | None = None) -> None:
-        """Moves everything, or `only` these parts and "vae". Parameters that do not require gradients take
-        `frozen_dtype`, the VAE stays float32. On "meta" weights are lost."""
-        for name, part in self.parts.items():
-            if only is None or name in only:
-                _modules.move(part, device, frozen_dtype)
-        if only is None or "vae" in only:
-            self.vae.to(device)
-
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32: the posterior's mean, times the VAE scale."""
-        return _vae.encode(self.vae, pixels)
+        return _vae.encode(self.vae, pixels, self.vae_dtype)
 
     def encode_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation) of the latents' posterior, both (B, C, h, w) float32, times the VAE scale."""
-        return _vae.posterior(self.vae, pixels)
+        return _vae.posterior(self.vae, pixels, self.vae_dtype)
 
     def text_recipe(self) -> str:
         """The text settings, and a hash of each tokenizer with its padding."""
@@ -154,7 +175,7 @@ class LatentDiffusion:
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w), times the VAE scale -> (B, 3, H, W), about [-1, 1], float32."""
-        return _vae.decode(self.vae, latents)
+        return _vae.decode(self.vae, latents, self.vae_dtype)
 
     def adapter_targets(self, part: str, *, conv: bool) -> list[str]:
         """kohya's selection of modules of a part; `conv` adds the UNet's ResNets and samplers (LoCon)."""
@@ -164,20 +185,8 @@ class LatentDiffusion:
 
     def read_lora(self, path: Path) -> dict[str, AdapterWeights] | None:
         """What diffusers' loader makes of a LoRA file, by dotted names; None for kinds that it does not read."""
-        state, alphas = self._diffusers_lora(path)
-        tensors: dict[str, Tensor] = {name: t for name, t in state.items() if not name.endswith(".alpha")}
-        if any(lora_names.split(name) is None for name in tensors):
-            return None
-        by_tensor = {name.removesuffix(".alpha"): float(alpha) for name, alpha in (alphas or {}).items()}
-        by_module = {(lora_names.split(name) or (name,))[0]: alpha for name, alpha in by_tensor.items()}
-        return lora_file.from_tensors(tensors, str(path), by_module.get)
-
-    def _diffusers_lora(self, path: Path) -> Any:
-        """diffusers' (state dict, alphas); empty for what it does not read: DoRA, LoHa and LoKr."""
-        names = read_header(path).shapes
-        if any(not name.endswith((DOWN, UP, ".alpha")) for name in names):
-            return {"unread": torch.empty(0)}, None
-        return self.pipeline_class.lora_state_dict(str(path), unet_config=self.unet.config)
+        networks = {"unet": self.unet, **self.components.text_encoders}
+        return _lora_reader.read(path, networks, self._pipeline_of) if _lora_reader.reads(path) else None
 
     def unused_parameters(self) -> Iterator[nn.Parameter]:
         """Those of the text layers behind the one whose states are used, and of a final norm that nothing passes."""
@@ -195,11 +204,34 @@ class LatentDiffusion:
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over the live modules. In mixed precision ask for `output_type="latent"` under autocast
-        and decode with `decode_latents`, which keeps the VAE in float32."""
-        c = self.components
-        return self.pipeline_class(
-            vae=c.vae, unet=c.unet, **c.text_encoders, **c.tokenizers, scheduler=self._sampler(), **self.pipeline_extras
-        )
+        and decode with `decode_latents`, which runs the VAE in `vae_dtype`."""
+        return self._pipeline_of({"unet": self.unet, **self.components.text_encoders})
+
+    def _pipeline_of(self, networks: Mapping[str, Network]) -> Any:
+        rest = {**self.components.tokenizers, **self.pipeline_extras}
+        kind = self.fill_class if self.fills else self.pipeline_class
+        return kind(vae=self.vae, scheduler=self._sampler(), **networks, **rest)
+
+    def prompt_arguments(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        """The text arguments of the pipeline's call, encoded as captions are: skipped layers, weights, long texts."""
+        names = {"hidden": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+        both = {"": self.encode_text(prompts), "negative_": self.encode_text(negatives)}
+        return {f"{sign}{names[n]}": tensor for sign, states in both.items() for n, tensor in states.tensors.items()}
+
+    def fill_arguments(self, pixels: Tensor, hidden: Tensor) -> dict[str, Any]:
+        """The visible part is encoded here, as in training: the pipeline would draw from the posterior, and not in
+        float32."""
+        visible = self.encode_images((pixels * (hidden < 0.5)).to(self.vae.device))
+        return {
+            "image": pixels / 2 + 0.5,
+            "mask_image": hidden,
+            "masked_image_latents": visible,
+            "strength": 1.0,
+        }
+
+    def encode_text(self, captions: Sequence[str]) -> TextStates:
+        """Of each family."""
+        raise NotImplementedError
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         """Writes a complete diffusers folder with weights as `dtype`; adapters that are not merged are left out."""
@@ -223,20 +255,22 @@ class LatentDiffusion:
         """Writes one file in the original layout; adapters that are not merged are left out.
 
         What trained is stored as `dtype`. Where the base is such a file too, every other tensor of it is copied bit for
-        bit, so that the set of names stays the same.
+        bit, so that the set of names stays the same, but for the marks: they and the metadata follow objective and
+        schedule.
         """
         source = self.components.sources.get("unet")
         original = source if isinstance(source, SingleFile) and source.path.is_file() else None
         layout = original.layout if original else self.components.layout
-        live: dict[str, Tensor] = (
-            {} if original else _single_file.marks(self.components.schedule.config, self.prediction)
-        )
+        live: dict[str, Tensor] = {}
         for part, network in {"unet": self.unet, "vae": self.vae, **self.components.text_encoders}.items():
             config = {} if part in layout.text else dict(network.config)
             live |= _single_file.to_original(
                 _modules.base_weights(network), part, config, layout, complete=original is None
             )
-        _single_file.write(path, _single_file.assemble(live, original, dtype), metadata)
+        schedule = self.components.schedule.config
+        names, before = (original.header.shapes, original.header.metadata) if original else ({}, {})
+        tensors = _single_file.assemble(live, original, dtype) | _marks.marks(schedule, self.prediction)
+        _single_file.write(path, tensors, _marks.told(names, before, schedule, self.prediction) | dict(metadata))
 
     def _weights(self, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """A part's weights as `dtype`. What did not train is read anew when it is held in a lower precision than the
@@ -250,7 +284,7 @@ class LatentDiffusion:
         return {name: tensor.to(dtype) for name, tensor in live.items()}
 
     @staticmethod
-    def _read_anew(source: Source, part: str) -> Mapping[str, Tensor]:
+    def _read_anew(source: BaseSource, part: str) -> Mapping[str, Tensor]:
         try:
             weights = source.weights(part)
         except UserError:  # the base was moved since: what is in memory is all there is
@@ -266,7 +300,7 @@ class LatentDiffusion:
         """model_index.json, in the words of a diffusers that transformers 4 goes with."""
         c = self.components
         return {
-            "_class_name": self.pipeline_class.__name__,
+            "_class_name": (self.fill_class if self.fills else self.pipeline_class).__name__,
             "_diffusers_version": "0.20.0",
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],

@@ -28,22 +28,27 @@ def build(make: Callable[[], Any], where: str, *, empty: bool) -> Any:
         raise UserError(f"{where}: no model can be built from this ({type(error).__name__}: {error})") from error
 
 
-def fill(module: Module, state: Mapping[str, Tensor], where: str) -> Module:
-    """Gives a module on the meta device its weights, as float32 tensors of its own.
+def fill(module: Module, state: Mapping[str, Tensor], where: str, dtype: torch.dtype | None = torch.float32) -> Module:
+    """Gives a module on the meta device its weights, as tensors of its own in that precision; None = the file's.
 
-    With `NO_WEIGHTS` it stays as it is. Raises UserError when a weight is missing, left over or of another shape, or
-    holds no numbers.
+    One is read at a time, so that nothing is in memory twice. With `NO_WEIGHTS` the module stays as it is. Raises
+    UserError when a weight is missing, left over or of another shape, or holds no numbers.
     """
     if state is NO_WEIGHTS:
         return module
     expected = module.state_dict()
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())
-    shapes = [
-        f"{name} is {list(state[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+    own: dict[str, Tensor] = {}
+    shapes = []
+    for name, place in expected.items():
+        if name not in state:
+            continue
+        tensor = state[name]
+        if tensor.shape != place.shape:
+            shapes.append(f"{name} is {list(tensor.shape)}, expected {list(place.shape)}")
+        elif not (missing or surplus or shapes):
+            own[name] = tensor.to(dtype or (tensor.dtype if tensor.is_floating_point() else torch.float32), copy=True)
     problems = [
         f"{where}: {len(found)} {what}, such as {found[0]}"
         for found, what in (
@@ -55,7 +60,6 @@ def fill(module: Module, state: Mapping[str, Tensor], where: str) -> Module:
     ]
     if problems:
         raise UserError(problems)
-    own = {name: state[name].to(torch.float32, copy=True) for name in expected}
     module.load_state_dict(own, assign=True)
     return module
 

@@ -35,8 +35,9 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
     return _modules.build(lambda: DDPMScheduler.from_config(dict(config)), where, empty=False).alphas_cumprod
 
 
-def sampler(config: Mapping[str, Any], prediction: str) -> Any:
-    """A deterministic DDIM over the same schedule for the given objective; Euler steps for a flow.
+def sampler(config: Mapping[str, Any], prediction: str, *, clip_sample: bool = False) -> Any:
+    """A deterministic DDIM over the same schedule for the given objective; Euler steps for a flow. clip_sample: keeps
+    estimates of the clean picture in [-1, 1].
 
     Zero terminal SNR needs the last timestep, which only trailing spacing visits (Lin et al. 2023, arXiv 2305.08891).
     """
@@ -48,7 +49,7 @@ def sampler(config: Mapping[str, Any], prediction: str) -> Any:
         dict(config),
         prediction_type=types[prediction],
         timestep_spacing=spacing,
-        clip_sample=False,
+        clip_sample=clip_sample,
         set_alpha_to_one=config.get("set_alpha_to_one", False),
     )
 
@@ -56,3 +57,10 @@ def sampler(config: Mapping[str, Any], prediction: str) -> Any:
 def class_name(prediction: str) -> str:
     """diffusers' class of the sampler, for model_index.json."""
     return "FlowMatchEulerDiscreteScheduler" if prediction == "flow" else "DDIMScheduler"
+
+
+def of_class(name: str, scheduler: Any) -> Any:
+    """The same schedule as another class of diffusers'."""
+    import diffusers
+
+    return getattr(diffusers, name).from_config(dict(scheduler.config))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from plugins.models._lazily import Lazily
 
 _LAYER = (
     ("ln_1", "layer_norm1"),
@@ -23,24 +26,25 @@ _OUTER = (
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")  # one tensor of OpenCLIP's, in this order
 
 
-def to_transformers(state: Mapping[str, Tensor], layers: int, *, projection: bool) -> dict[str, Tensor]:
+def to_transformers(state: Mapping[str, Tensor], layers: int, *, projection: bool) -> Mapping[str, Tensor]:
     """The first `layers` layers in transformers' flat names; `projection` keeps the text projection, transposed.
 
     SD 2.x uses the last but one layer's output, so its 24th layer is left out here; no name of it is lost in a file
     that is written back.
     """
     outer = dict(_OUTER)
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    found: dict[str, Callable[[], Tensor]] = {}
+    for name in state:
+        read = partial(state.__getitem__, name)
         if name in outer:
-            found[outer[name]] = tensor
+            found[outer[name]] = read
         elif name == "text_projection" and projection:
-            found["text_projection.weight"] = tensor.T.contiguous()
+            found["text_projection.weight"] = partial(_turned, read)
         elif name.startswith("transformer.resblocks."):
             _, _, index, rest = name.split(".", 3)
             if int(index) < layers:
-                found.update(_layer_to_transformers(f"encoder.layers.{index}", rest, tensor))
-    return found
+                found.update(_layer_to_transformers(f"encoder.layers.{index}", rest, read))
+    return Lazily(found)
 
 
 def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,11 +76,18 @@ def with_unused_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**state, **{name.replace(last, extra): t.clone() for name, t in state.items() if name.startswith(last)}}
 
 
-def _layer_to_transformers(layer: str, rest: str, tensor: Tensor) -> dict[str, Tensor]:
+def _layer_to_transformers(layer: str, rest: str, read: Callable[[], Tensor]) -> dict[str, Callable[[], Tensor]]:
     if rest.startswith("attn.in_proj_"):
         leaf = rest.removeprefix("attn.in_proj_")
-        parts = tensor.chunk(3)
-        return {f"{layer}.self_attn.{p}.{leaf}": part for p, part in zip(_PROJECTIONS, parts, strict=True)}
+        return {f"{layer}.self_attn.{p}.{leaf}": partial(_third, read, at) for at, p in enumerate(_PROJECTIONS)}
     stem, _, leaf = rest.rpartition(".")
     names = dict(_LAYER)
-    return {f"{layer}.{names[stem]}.{leaf}": tensor} if stem in names else {f"{layer}.{rest}": tensor}
+    return {f"{layer}.{names[stem]}.{leaf}": read} if stem in names else {f"{layer}.{rest}": read}
+
+
+def _third(read: Callable[[], Tensor], at: int) -> Tensor:
+    return read().chunk(3)[at]
+
+
+def _turned(read: Callable[[], Tensor]) -> Tensor:
+    return read().T.contiguous()

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plugins.models import _clip, _open_clip, _original_config
+from plugins.models import _clip, _marks, _open_clip, _original_config
+from plugins.models._lazily import renamed
 from plugins.models._original_names import Names, unet_names, vae_names
 from trainer.errors import UserError
-from trainer.files.tensor_file import Header, read_header, read_tensors
+from trainer.files.tensor_file import Header, Stored, read_header, read_tensors
 
 TextKind = Literal["clip", "open_clip", "open_clip_without_last"]
 _EMA = "model_ema."
 _OWN = "model."  # what the names under `_EMA` leave out, besides the dots
-_V_MARK, _ZERO_SNR_MARK = "v_pred", "ztsnr"  # empty tensors that v-prediction fine-tunes of SDXL carry
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Layout:
     text: Mapping[str, TextKind]  # part -> how it is stored
     head_width: int | None  # channels of one of the UNet's attention heads; None = 8 heads
     vae_scale: float
-    prediction: str | None  # diffusers' prediction_type unless the file says otherwise; None = can't be told
 
     def found_in(self, names: Iterable[str]) -> Layout:
         """The same with the prefixes of this file: some lack "text_model." below a CLIP encoder's prefix."""
@@ -83,11 +82,12 @@ class SingleFile:
         except (KeyError, StopIteration, IndexError, ValueError) as error:
             raise UserError(f"{self.path}: its {part} is incomplete ({error} is missing)") from error
 
-    def weights(self, part: str) -> dict[str, Tensor]:
-        """The part's weights in diffusers' or transformers' flat names, in the file's precision."""
+    def weights(self, part: str) -> Mapping[str, Tensor]:
+        """The part's weights in diffusers' or transformers' flat names, in the file's precision, each read when it is
+        asked for."""
         prefix = self.layout.prefixes[part]
-        state = read_tensors(self.path, lambda name: name.startswith(prefix))
-        inner = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        state = Stored(self.path, lambda name: name.startswith(prefix))
+        inner = renamed(state, lambda name: name.removeprefix(prefix))
         if part not in self.layout.text:
             return from_original(inner, _names(part, self.config(part)))
         kind = self.layout.text[part]
@@ -97,11 +97,9 @@ class SingleFile:
         return _open_clip.to_transformers(inner, layers, projection=kind == "open_clip")
 
     def _scheduler(self) -> dict[str, Any]:
-        stated = self.header.metadata.get("modelspec.prediction_type", "")
-        prediction = {"v": "v_prediction", "epsilon": "epsilon"}.get(stated, self.layout.prediction)
-        if _V_MARK in self.header.shapes:
-            prediction = "v_prediction"
-        return _original_config.scheduler(prediction, zero_snr=_ZERO_SNR_MARK in self.header.shapes)
+        names, metadata = self.header.shapes, self.header.metadata
+        prediction = _marks.stated_prediction(names, metadata)
+        return _original_config.scheduler(prediction, zero_snr=_marks.stated_zero_snr(names, metadata))
 
     def _shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         prefix = self.layout.prefixes[part]
@@ -119,11 +117,10 @@ def _names(part: str, config: Mapping[str, Any]) -> Names:
     return unet_names(config) if part == "unet" else vae_names(config)
 
 
-def from_original(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+def from_original(state: Mapping[str, Tensor], names: Names) -> Mapping[str, Tensor]:
     """UNet or VAE weights under diffusers' names; names that no part of the network has are left out (they are kept in
     the file that is written back)."""
-    renamed = {names.to_diffusers(name): tensor for name, tensor in state.items()}
-    return {name: _as_linear(name, tensor) for name, tensor in renamed.items() if name is not None}
+    return renamed(state, names.to_diffusers, _as_linear)
 
 
 def to_original(
@@ -144,22 +141,16 @@ def to_original(
     return {layout.prefixes[part] + name: tensor for name, tensor in named.items()}
 
 
-def marks(scheduler: Mapping[str, Any], prediction: str) -> dict[str, Tensor]:
-    """The empty tensors by which readers know a v-prediction or zero-terminal-SNR model."""
-    names = [_V_MARK] * (prediction == "velocity") + [_ZERO_SNR_MARK] * bool(scheduler.get("rescale_betas_zero_snr"))
-    return {name: torch.tensor([]) for name in names}
-
-
 def assemble(live: Mapping[str, Tensor], source: SingleFile | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of the file to write: what trained as `dtype`, and everything else as it is in the source.
 
     live: all weights under their names in the file, in the precision in which they are held. One that equals the
     source's in that precision did not train and is taken from the source, bit for bit. EMA copies of what trained get
-    the trained weights, so that a reader that prefers them sees the training too.
+    the trained weights, so that a reader that prefers them sees the training too. The source's marks are left out.
     """
     if source is None:
         return {name: tensor.to("cpu", dtype) for name, tensor in live.items()}
-    old = read_tensors(source.path)
+    old = read_tensors(source.path, lambda name: name not in _marks.MARKS)
     trained = {name: t.to("cpu", dtype) for name, t in live.items() if name not in old or not _unchanged(t, old[name])}
     averages = {_ema_name(name): tensor.clone() for name, tensor in trained.items()}
     changed = {**{name: tensor for name, tensor in averages.items() if name in old}, **trained}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Source(Protocol):
+class BaseSource(Protocol):
     """A base on disk. Parts are "unet", "vae", "text_encoder", "text_encoder_2" and "scheduler" (config only)."""
 
     @property

@@ -15,6 +15,7 @@ from trainer.batch import sent
 from trainer.errors import UserError
 
 _SHARE = 75  # tokens of a caption in one chunk of CLIP's 77
+_MARKS = 2  # begin and end
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class TextSettings:
         if max_tokens < _SHARE or max_tokens % _SHARE:
             raise UserError(f"model.max_tokens: {max_tokens}; expected 75, 150 or 225 (whole chunks of {_SHARE})")
         return cls(clip_skip, max_tokens // _SHARE, weighted)
+
+
+def room(tokenizer: Any, max_tokens: int) -> int:
+    """Tokens of a caption that are read: `max_tokens` are whole chunks, each with begin and end beside its share."""
+    positions = min(int(tokenizer.model_max_length), _SHARE + _MARKS)
+    return max_tokens // _SHARE * (positions - _MARKS)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from typing import Any
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
+from plugins.models import _hub
 from plugins.models._diffusers_folder import write_json
 from trainer.errors import UserError
 from trainer.files.tensor_file import read_json
 
 _FILES = ("tokenizer.json", "vocab.json")
 _HUB = "openai/clip-vit-large-patch14"
+_HUB_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")
 _WORDS = 49_408  # of CLIP's vocabulary
 _POSITIONS = 77
 _PAD_WITH_ZERO = "!"  # OpenCLIP pads with id 0, whose token is this
@@ -113,7 +115,7 @@ def _clip(vocabulary: dict[str, int], merges: list[tuple[str, ...]], positions: 
 def _from_hub() -> tuple[dict[str, int], list[tuple[str, ...]]] | None:
     for cached in (True, False):
         try:
-            model = _model(CLIPTokenizer.from_pretrained(_HUB, local_files_only=cached))
+            model = _model(CLIPTokenizer.from_pretrained(_hub.snapshot(_HUB, _HUB_FILES, cached=cached)))
         except (OSError, ValueError):  # not in the cache; then: no network, or told to stay offline
             continue
         if len(model["vocab"]) == _WORDS:

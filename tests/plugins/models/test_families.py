@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
+from tests.simulated_device import simulated_card
 from tests.tiny import tiny_sd, tiny_sdxl
 from trainer import registry
 from trainer.batch import Geometry
@@ -64,10 +65,10 @@ def test_text_and_prediction_are_what_diffusers_computes(loaded: tuple[Any, Path
     pipe = pipeline_of(folder)
     given = inputs(family)
     encoded = pipe.encode_prompt(WORDS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-    torch.testing.assert_close(given["text"].hidden, encoded[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(given["text"]["hidden"], encoded[0], atol=1e-6, rtol=1e-5)
     added = {}
     if family.name == "sdxl":
-        torch.testing.assert_close(given["text"].pooled, encoded[2], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(given["text"]["pooled"], encoded[2], atol=1e-6, rtol=1e-5)
         sizes = torch.tensor([[900.0, 1023.0, 3.0, 0.0, 32.0, 32.0]] * 2)
         added = {"added_cond_kwargs": {"text_embeds": encoded[2], "time_ids": sizes}}
     theirs = pipe.unet(given["noisy"], given["timesteps"], encoded[0], **added).sample
@@ -88,6 +89,44 @@ def test_latents_are_the_posterior_mean_times_the_scale(loaded: tuple[Any, Path]
     mean, deviation = family.encode_posterior(pixels)
     assert torch.equal(mean, latents)
     torch.testing.assert_close(deviation, vae.encode(pixels).latent_dist.std * vae.config.scaling_factor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_vae_in_half_precision_computes_as_diffusers_does_in_it(loaded: tuple[Any, Path], dtype: torch.dtype) -> None:
+    """As near to it as its kernels are to themselves, and its own weights stay as they are."""
+    family, folder = loaded
+    vae = AutoencoderKL.from_pretrained(folder / "vae").to(dtype)
+    pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    exact, weights = family.encode_images(pixels), {n: t.clone() for n, t in family.vae.state_dict().items()}
+    shown, scale = family.decode_latents(exact), vae.config.scaling_factor
+    family.vae_dtype = dtype
+    with torch.no_grad():
+        theirs = vae.encode(pixels.to(dtype)).latent_dist
+        pairs = [
+            (family.encode_images(pixels), theirs.mean.float() * scale, exact),
+            (family.encode_posterior(pixels)[0], theirs.mean.float() * scale, exact),
+            (family.decode_latents(exact), vae.decode((exact / scale).to(dtype)).sample.float(), shown),
+        ]
+    for ours, reference, whole in pairs:
+        assert ours.dtype == torch.float32
+        assert float((ours - reference).norm()) <= float((whole - reference).norm())
+        assert 0.5 < float((ours - whole).norm() / (reference - whole).norm()) < 2
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in family.vae.state_dict().items())
+
+
+def test_on_a_cpu_each_picture_is_encoded_alone_and_on_a_device_all_together(loaded: tuple[Any, Path]) -> None:
+    family, _ = loaded
+    given: list[int] = []
+    family.vae.encoder.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
+    pixels = torch.rand(3, 3, 16, 16) * 2 - 1
+    latents = family.encode_images(pixels)
+    assert given == [1, 1, 1]
+    assert torch.equal(latents[1:2], family.encode_images(pixels[1:2]))
+    with simulated_card():
+        family.to("cuda", torch.float32, ["vae"])
+        given.clear()
+        family.encode_images(pixels.to("cuda"))
+    assert given == [3]
 
 
 def test_the_text_recipe_tells_settings_and_tokenizers_apart(tmp_path: Path) -> None:
@@ -118,8 +157,8 @@ def test_cached_text_equals_live_text_whatever_the_batch(loaded: tuple[Any, Path
     together = family.encode_text([*WORDS, ""])
     for index, caption in enumerate([*WORDS, ""]):
         alone = family.encode_text([caption])
-        assert torch.equal(alone.hidden, together.row(index).hidden)
-        assert alone.pooled is None or torch.equal(alone.pooled, together.row(index).pooled)
+        assert torch.equal(alone["hidden"], together.row(index)["hidden"])
+        assert "pooled" not in alone or torch.equal(alone["pooled"], together.row(index)["pooled"])
 
 
 def test_a_text_encoder_that_trains_gets_gradients_and_the_same_states(loaded: tuple[Any, Path]) -> None:
@@ -128,8 +167,8 @@ def test_a_text_encoder_that_trains_gets_gradients_and_the_same_states(loaded: t
     for part in family.text_parts:
         family.parts[part].requires_grad_(True)
     live = family.encode_text(WORDS)
-    assert live.hidden.requires_grad and not frozen.hidden.requires_grad
-    torch.testing.assert_close(live.hidden.detach(), frozen.hidden, atol=1e-6, rtol=1e-5)
+    assert live["hidden"].requires_grad and not frozen["hidden"].requires_grad
+    torch.testing.assert_close(live["hidden"].detach(), frozen["hidden"], atol=1e-6, rtol=1e-5)
 
 
 def test_random_weights_follow_torchs_seed_and_keep_vae_and_schedule(loaded: tuple[Any, Path]) -> None:
@@ -148,7 +187,7 @@ def test_random_weights_follow_torchs_seed_and_keep_vae_and_schedule(loaded: tup
         assert not torch.equal(state(one, part), state(other, part))
         assert not torch.equal(state(one, part), state(family, part))
     assert all(torch.equal(a, b) for a, b in zip(one.vae.parameters(), family.vae.parameters(), strict=True))
-    assert torch.equal(one.alphas_cumprod, family.alphas_cumprod)
+    assert torch.equal(one.schedule.alphas_cumprod, family.schedule.alphas_cumprod)
 
 
 def test_an_outline_has_every_weights_name_and_shape_and_no_weights(loaded: tuple[Any, Path]) -> None:
@@ -173,7 +212,7 @@ def test_a_saved_folder_gives_the_same_model_everywhere(loaded: tuple[Any, Path]
     pipe = pipeline_of(tmp_path / "saved")
     words = ["a red cat"]
     expected = pipe.encode_prompt(words, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
-    torch.testing.assert_close(family.encode_text(words).hidden, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(family.encode_text(words)["hidden"], expected, atol=1e-6, rtol=1e-5)
     assert again.prediction == family.prediction and again.base_version == family.base_version
 
 
@@ -212,8 +251,8 @@ def test_the_schedule_is_the_bases(tmp_path: Path, prediction: str, zero_snr: bo
     family = StableDiffusion.load(str(tiny_sd(tmp_path / "b", prediction=prediction, zero_snr=zero_snr)))
     settings = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     reference = DDPMScheduler(**settings, rescale_betas_zero_snr=zero_snr)
-    assert torch.equal(family.alphas_cumprod, reference.alphas_cumprod)
-    assert (family.alphas_cumprod[-1] == 0) == zero_snr
+    assert torch.equal(family.schedule.alphas_cumprod, reference.alphas_cumprod)
+    assert (family.schedule.alphas_cumprod[-1] == 0) == zero_snr
     assert registry.find("objectives", family.prediction).diffusers_name == prediction
     sampler = family.pipeline().scheduler.config
     assert sampler.prediction_type == prediction
@@ -272,20 +311,20 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(tmp_path: Path)
     ids = plain.tokenizer(WORDS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     states = plain.text_encoder(ids, output_hidden_states=True).hidden_states
     expected = plain.text_encoder.final_layer_norm(states[-2])
-    skipped = StableDiffusion.load(base, clip_skip=2).encode_text(WORDS).hidden
+    skipped = StableDiffusion.load(base, clip_skip=2).encode_text(WORDS)["hidden"]
     assert torch.equal(skipped, expected)
-    one = StableDiffusion.load(base, clip_skip=1).encode_text(WORDS).hidden
-    assert torch.equal(one, plain.encode_text(WORDS).hidden)
+    one = StableDiffusion.load(base, clip_skip=1).encode_text(WORDS)["hidden"]
+    assert torch.equal(one, plain.encode_text(WORDS)["hidden"])
     with pytest.raises(UserError, match="only 2 layers"):
         StableDiffusion.load(base, clip_skip=3)
 
 
 def test_adapters_and_their_base_have_no_part_in_the_saved_weights(tmp_path: Path) -> None:
-    from trainer import lora
+    from trainer.adapters import injection
 
     base = tiny_sd(tmp_path / "b")
     family = StableDiffusion.load(str(base))
-    lora.inject(family, ["unet", "text_encoder"], rank=2, alpha=1, conv_rank=2, seed=0)
+    injection.inject(family, ["unet", "text_encoder"], rank=2, alpha=1, conv_rank=2, seed=0)
     family.save(tmp_path / "saved", torch.float32)
     for part in ("unet", "text_encoder"):
         stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"

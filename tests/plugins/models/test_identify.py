@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from plugins.models import _hub
 from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
 from tests.tiny import tiny_sd, tiny_sdxl
@@ -50,14 +51,15 @@ def test_what_no_family_trains_is_described_and_not_claimed(tmp_path: Path, name
     assert what in str(StableDiffusion.describes(str(file)))
 
 
-def test_inpainting_and_the_refiner_are_described(tmp_path: Path) -> None:
+def test_inpainting_is_claimed_image_editing_and_the_refiner_are_described(tmp_path: Path) -> None:
     file = tmp_path / "b.safetensors"
     StableDiffusion.load(str(tiny_sd(tmp_path / "b"))).save_file(file, torch.float16, {})
     content = load_file(file)
-    content["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(32, 9, 3, 3)
-    save_file(content, file)
-    assert claims(file) == (False, False)
-    assert "inpainting" in str(StableDiffusion.describes(str(file)))
+    for channels, claimed, what in ((9, True, "inpainting"), (8, False, "image editing")):
+        content["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(32, channels, 3, 3)
+        save_file(content, file)
+        assert claims(file) == (claimed, False)
+        assert what in str(StableDiffusion.describes(str(file)))
     unet = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(32, 4, 3, 3)}
     save_file({**unet, "conditioner.embedders.0.model.ln_final.bias": torch.ones(2)}, file)
     assert "refiner" in str(StableDiffusionXL.describes(str(file)))
@@ -65,12 +67,14 @@ def test_inpainting_and_the_refiner_are_described(tmp_path: Path) -> None:
         StableDiffusionXL.load(str(file))
 
 
-def test_an_inpainting_folder_is_described(tmp_path: Path) -> None:
+def test_a_folder_of_image_editing_is_described(tmp_path: Path) -> None:
     folder = tiny_sd(tmp_path / "b")
     config = folder / "unet" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 8}))
     assert claims(folder) == (False, False)
-    assert "inpainting" in str(StableDiffusion.describes(str(folder)))
+    assert "image editing" in str(StableDiffusion.describes(str(folder)))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
+    assert claims(folder) == (True, False)
 
 
 def test_no_model_is_no_claim(tmp_path: Path) -> None:
@@ -78,7 +82,8 @@ def test_no_model_is_no_claim(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     for base in ("pictures", "readme.txt", "missing.safetensors", "missing/folder"):
         assert claims(tmp_path / base) == (False, False)
-    assert StableDiffusion.recognises("nobody/has-this-model") is None
+    with pytest.raises(UserError, match=r"nobody/has-this-model: .* could not be had from the hub"):
+        StableDiffusion.recognises("nobody/has-this-model")
     with pytest.raises(UserError, match="pictures"):
         StableDiffusion.load(str(tmp_path / "pictures"))
     with pytest.raises(UserError, match=r"missing\.safetensors"):
@@ -96,6 +101,27 @@ def test_a_hub_id_is_taken_from_the_cache_without_network(tmp_path: Path, monkey
     assert StableDiffusion.load("somebody/tiny").prediction == "epsilon"
     with pytest.raises(UserError, match=r"somebody/else.*hub"):
         StableDiffusion.load("somebody/else")
+
+
+def test_what_the_cache_holds_of_a_hub_id_is_not_taken_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    asked = []
+
+    def snapshot(repository: str, *, local_files_only: bool, **_: object) -> str:
+        asked.append(local_files_only)
+        folder = tmp_path / ("cached" if local_files_only else "whole")
+        if not folder.exists():
+            tiny_sd(folder)
+        if local_files_only:
+            for file in folder.rglob("*.safetensors"):
+                file.unlink()
+        return str(folder)
+
+    monkeypatch.setattr(_hub, "snapshot_download", snapshot)
+    assert StableDiffusion.load("somebody/tiny").prediction == "epsilon"
+    assert asked == [True, False]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

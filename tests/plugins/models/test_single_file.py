@@ -25,7 +25,7 @@ from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
 from tests import full_size
 from tests.tiny import tiny_sd, tiny_sdxl
-from trainer import lora
+from trainer.adapters import injection
 from trainer.batch import Geometry
 from trainer.errors import UserError
 
@@ -85,10 +85,10 @@ def test_what_we_write_we_read_back(base: tuple[Any, Path, Path]) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
     words = ["a photo of a cat! " * 9, ""]
     first, second = ours.encode_text(words), again.encode_text(words)
-    assert torch.equal(first.hidden, second.hidden)
-    assert (first.pooled is None) or torch.equal(first.pooled, second.pooled)
+    assert torch.equal(first["hidden"], second["hidden"])
+    assert "pooled" not in first or torch.equal(first["pooled"], second["pooled"])
     assert again.base_version == ours.base_version and again.latent_factor == ours.latent_factor
-    assert torch.equal(again.alphas_cumprod, ours.alphas_cumprod)
+    assert torch.equal(again.schedule.alphas_cumprod, ours.schedule.alphas_cumprod)
 
 
 def train(family: Any, steps: int = 2) -> None:
@@ -137,11 +137,11 @@ def test_training_changes_what_trained_and_nothing_else(
 def test_a_merged_lora_ends_up_in_the_file(base: tuple[Any, Path, Path], tmp_path: Path) -> None:
     kind, folder, file = base
     family = kind.load(str(file), tokenizer=str(folder))
-    adapters = lora.inject(family, ["unet"], rank=2, alpha=1.0, seed=0)
+    adapters = injection.inject(family, ["unet"], rank=2, alpha=1.0, seed=0)
     for adapter in adapters:
         torch.nn.init.normal_(adapter.weights.up, generator=torch.Generator().manual_seed(0))
-    changes = {adapter.module: lora.delta_w(adapter).detach().clone() for adapter in adapters}
-    lora.merge(family)
+    changes = {adapter.module: injection.delta_w(adapter).detach().clone() for adapter in adapters}
+    injection.merge(family)
     family.save_file(tmp_path / "merged.safetensors", torch.float32, {})
     merged, plain = kind.load(str(tmp_path / "merged.safetensors"), tokenizer=str(folder)), kind.load(str(folder))
     for module, change in changes.items():
@@ -209,7 +209,7 @@ def test_v_prediction_and_zero_snr_marks_are_read_and_written(tmp_path: Path) ->
     assert {"v_pred", "ztsnr"} <= load_file(file).keys()
     again = StableDiffusionXL.load(str(file), tokenizer=str(folder))
     assert again.prediction == "velocity"
-    assert again.alphas_cumprod[-1] == 0
+    assert again.schedule.alphas_cumprod[-1] == 0
     assert again.pipeline().scheduler.config.timestep_spacing == "trailing"
 
 
