@@ -19,6 +19,11 @@ def normal(shape: tuple[int, ...], generator: Generator, device: torch.device, d
     return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).to(device)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor, of the host, on a device. Towards CUDA the host does not wait; Metal may read what is gone."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def chi_square(
     shape: tuple[int, ...], freedom: int, generator: Generator, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
@@ -46,3 +51,10 @@ def host_random(count: int, generator: Generator) -> list[float]:
         seed = int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
         generator = Generator().manual_seed(seed)
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+
+
+def where_it_acts(acts: Tensor | None, noise: Tensor, plain: Tensor) -> Tensor:
+    """The plain draw for samples outside a stage's timesteps; acts: (B,) bool, None = everywhere."""
+    if acts is None:
+        return noise
+    return torch.where(acts.reshape(-1, *(1 for _ in plain.shape[1:])), noise, plain)

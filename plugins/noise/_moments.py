@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc, ndtr
 from scipy.stats import chi2
 
-from plugins.noise._nearest import Metric
+from ._settings import Metric
 
 Array = NDArray[np.float64]
 

@@ -10,15 +10,13 @@ that of drawing all k.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from scipy.special import betainc
 from torch import Generator, Tensor
 
-from plugins.noise._draws import chi_square, normal
-
-Metric = Literal["euclidean", "cosine"]
+from ._blocks import Blocks
+from ._draws import chi_square, normal
+from ._settings import Metric
 
 TINY = 1e-20  # a latent of this length counts as zero: its square is below the range of float32
 FLOOR = 1e-6  # of |n|^2: the least energy off the latent's direction that float32 tells from none
@@ -27,14 +25,19 @@ CHUNK = 8  # candidates that the eager way holds at once
 
 def lazy_nearest(
     x: Tensor,  # (B, D)
-    plain: Tensor,  # (B, D), candidate 0; overwritten by the result
+    plain: Tensor,  # (B, D), candidate 0
     k: int,
     generator: Generator,
     metric: Metric,
     among: int,
     acts: Tensor | None = None,  # (B,) bool: the others keep candidate 0
+    blocks: Blocks | None = None,  # what is compared of latents and noises; None = all their numbers
 ) -> Tensor:
     """The winners, (B, D), in O(D + k) time and O(k) memory per row. Where candidate 0 wins, it is kept bit for bit."""
+    if blocks:
+        coarse = blocks.coordinates(plain)
+        chosen = lazy_nearest(blocks.coordinates(x), coarse, k, generator, metric, among, acts)
+        return plain + blocks.spread(chosen.sub_(coarse))
     others = (len(x), k - 1)
     rho = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=TINY)
     a0 = row_dot(x, plain).div_(rho)
@@ -50,13 +53,14 @@ def lazy_nearest(
     # A zero latent has no direction u: only the length of its noise is chosen, and a0 = 0, q0 = |plain|^2.
     scale = torch.where(rho > TINY, q1, q1.addcmul(a1, a1)).div_(q0).sqrt_()
     along = a1.addcmul_(scale, a0, value=-1).div_(rho)
-    return plain.mul_(scale).addcmul_(x, along)
+    return (plain * scale).addcmul_(x, along)
 
 
 def row_dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner products of the rows, (B, 1)."""
     if x.device.type == "cpu":  # no product of the latents' size: its page faults would cost more than the sum
-        return torch.stack([torch.dot(a, b) for a, b in zip(x, y, strict=True)])[:, None]
+        found = [torch.dot(a, b) for a, b in zip(x, y, strict=True)]
+        return torch.stack(found)[:, None] if len(found) > 1 else found[0].view(1, 1)
     return (x * y).sum(dim=1, keepdim=True)
 
 
@@ -93,23 +97,33 @@ def eager_nearest(
     metric: Metric,
     among: int,
     acts: Tensor | None = None,  # (B,) bool: the others keep candidate 0
+    blocks: Blocks | None = None,
 ) -> Tensor:
     """The winners, (B, D), with all candidates really drawn: O(k D) time and O((among + CHUNK) D) memory per row."""
+    seen = blocks.coordinates if blocks else _all
+    x = seen(x)
     best = plain.new_zeros(among + min(CHUNK, k - 1), *plain.shape)  # (among + chunk, B, D); the first `among` survive
     scores = torch.full(best.shape[:2], torch.inf, device=x.device, dtype=x.dtype)
-    best[0], scores[0] = plain, _eager_scores(plain[None], x, metric)[0]
+    best[0], scores[0] = plain, _eager_scores(seen(plain[None]), x, metric)[0]
     for start in range(1, k, CHUNK):
         used = among + min(CHUNK, k - start)
         best[among:used] = normal((used - among, *plain.shape), generator, x.device, x.dtype)
-        scores[among:used] = _eager_scores(best[among:used], x, metric)
+        scores[among:used] = _eager_scores(seen(best[among:used]), x, metric)
         scores[:among], kept = scores[:used].topk(among, dim=0, largest=False)
-        best[:among] = best.gather(0, kept[..., None].expand(-1, -1, x.shape[1]))
+        best[:among] = best.gather(0, kept[..., None].expand(-1, -1, plain.shape[1]))
     if among == 1:
         chosen = best[0]
     else:
         index = _any_of(among, len(x), generator, x.device)  # (B, 1)
-        chosen = best.gather(0, index[None].expand(1, -1, x.shape[1]))[0]
+        chosen = best.gather(0, index[None].expand(1, -1, plain.shape[1]))[0]
     return chosen if acts is None else torch.where(acts[:, None], chosen, plain)
+
+
+def _all(rows: Tensor) -> Tensor:
+    return rows
+
+
+WAYS = {"lazy": lazy_nearest, "eager": eager_nearest}
 
 
 def _eager_scores(noises: Tensor, x: Tensor, metric: Metric) -> Tensor:
@@ -129,6 +143,8 @@ def rank_information(k: int, among: int = 1) -> float:
         return 0.0
     if among == 1:
         return math.log(k) - 1 + 1 / k
+    from scipy.special import betainc  # takes a while
+
     p = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     density = torch.from_numpy(k / among * betainc(k - among, among, 1 - p.numpy()))
     return float(torch.trapezoid(torch.xlogy(density, density), p))

@@ -8,16 +8,13 @@ depends on (c, |w|^2) alone.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
-from plugins.noise._draws import chi_square, normal
-from plugins.noise._nearest import FLOOR, TINY
-
-Precision = Literal["float32", "float16"]
+from ._draws import chi_square, normal, sent
+from ._nearest import FLOOR, TINY
+from ._settings import Precision
 
 
 def distances(latents: Tensor, noise: Tensor, precision: Precision = "float32") -> Tensor:
@@ -33,14 +30,15 @@ def distances(latents: Tensor, noise: Tensor, precision: Precision = "float32") 
 
 
 def solve(distance: Tensor) -> Tensor:
-    """For each of n rows the column that it gets, all different, with the least sum; (n, m), m >= n -> (n,) long.
+    """For each of n rows the column that it gets, all different, with the least sum; (n, m), m >= n -> (n,) long, on
+    the CPU.
 
-    Solved on the CPU (scipy's linear_sum_assignment). Raises ValueError when there are fewer columns than rows or NaNs.
+    Solved there (scipy's linear_sum_assignment). Raises ValueError when there are fewer columns than rows or NaNs.
     """
     if distance.shape[0] > distance.shape[1]:
         raise ValueError(f"{distance.shape[0]} latents need at least as many noises, found {distance.shape[1]}")
     _, columns = linear_sum_assignment(distance.cpu().numpy())
-    return torch.from_numpy(columns).to(distance.device)
+    return torch.from_numpy(columns)
 
 
 def joint_assignment(
@@ -68,8 +66,8 @@ def _joint(x: Tensor, plain: Tensor, k: int, generator: Generator) -> Tensor:
     c = torch.cat([c0, normal((others, q.shape[1]), generator, x.device, x.dtype)])  # (n k, r)
     w = torch.cat([w0, chi_square((others,), dim - q.shape[1], generator, x.device, x.dtype)])  # (n k,)
     lengths = x.square().sum(dim=1, keepdim=True) + c.square().sum(dim=1) + w
-    winner = solve(torch.addmm(lengths, r.T, c.T, alpha=-2).clamp_(min=0).sqrt_())  # (n,)
-    lender = _lenders(winner, n)
+    chosen = solve(torch.addmm(lengths, r.T, c.T, alpha=-2).clamp_(min=0).sqrt_())  # (n,), on the CPU
+    winner, lender = sent(chosen, x.device), sent(_lenders(chosen, n), x.device)
     scale = (w[winner] / w0[lender]).sqrt_()[:, None]
     return torch.addmm(plain[lender] * scale, c[winner] - scale * c0[lender], q.T)
 

@@ -1,12 +1,16 @@
-"""What the settings of the noise stages share: strictness, help texts and the window of timesteps."""
+"""What the settings of the noise stages share: strictness, help texts, names and the window of timesteps."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Metric = Literal["euclidean", "cosine"]
+Precision = Literal["float32", "float16"]
 ALL_TIMESTEPS = (0, 1000)
 
 
@@ -16,11 +20,9 @@ class StageSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
 
 
-def setting(
-    default: Any, help: str, *, kohya: tuple[str, ...] = (), basic: bool = False, unit: str = "", **bounds: Any
-) -> Any:
-    """A setting with its help text. `kohya`: its names in other trainers; `basic`: shown first in a form."""
-    extra: dict[str, Any] = {"kohya": list(kohya), "basic": basic, "unit": unit}
+def setting(default: Any, help: str, *, basic: bool = False, unit: str = "", **bounds: Any) -> Any:
+    """A setting with its help text. `basic`: shown first in a form."""
+    extra: dict[str, Any] = {"basic": basic, "unit": unit}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 

@@ -12,31 +12,33 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import model_validator
-from torch import Tensor
 
-from plugins.noise._draws import rows
-from plugins.noise._moments import LEAST_RMS, moments_table
-from plugins.noise._nearest import TINY, Metric, row_dot
-from plugins.noise._settings import ALL_TIMESTEPS, WINDOW_HELP, StageSettings, Window, inside, setting
+from ._gradients import without_gradients
+from ._settings import ALL_TIMESTEPS, WINDOW_HELP, Metric, StageSettings, Window, inside, setting
+from ._stage import Stage
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from torch import Generator
+    import torch
+    from torch import Tensor
 
-    from trainer.batch import NoiseDraw
-    from trainer.protocols import Phase
+    from trainer.batch import NoiseContext, NoiseDraw
 
 
-@torch.no_grad()
+@without_gradients
 def matched_to(latents: Tensor, plain: Tensor, k: int, *, metric: Metric = "euclidean", among: int = 1) -> Tensor:
     """Plain noise moved and scaled so that, given the latent, its mean and covariance are those of nearest-of-k noise.
 
     latents: (B, ...), times the VAE scale; plain: N(0, I) of the same shape. Along the latent the noise gets the mean
     and variance of the chosen noise, across it the chosen noise's energy. Returns the shape and dtype of `plain`.
     """
+    import torch
+
+    from ._draws import rows
+    from ._nearest import TINY, row_dot
+
     x, n = rows(latents), rows(plain)
     rho = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=TINY)  # (B, 1)
     moments = _interpolated((rho / x.shape[1] ** 0.5).log_(), k, x.shape[1], metric, among)
@@ -49,12 +51,20 @@ def matched_to(latents: Tensor, plain: Tensor, k: int, *, metric: Metric = "eucl
 @cache
 def _table(k: int, dim: int, metric: Metric, among: int, device: torch.device) -> tuple[float, Tensor]:
     """Distance of the grid points in log(rms), and the moments there, (P, 3)."""
+    import torch
+
+    from ._moments import moments_table
+
     at, moments = moments_table(k, dim, metric, among)
     return float(at[1] - at[0]), torch.from_numpy(moments).float().to(device)
 
 
 def _interpolated(log_rms: Tensor, k: int, dim: int, metric: Metric, among: int) -> Tensor:
     """mean, variance, rest for each row, (B, 1) -> (B, 3), linear between the points of the table."""
+    import torch
+
+    from ._moments import LEAST_RMS
+
     step, table = _table(k, dim, metric, among, log_rms.device)
     place = ((log_rms - math.log(LEAST_RMS)) / step).clamp(0, len(table) - 1.001)
     left = place.floor()
@@ -75,31 +85,29 @@ class MatchedSettings(StageSettings):
         return self
 
 
-class Matched:
+class Matched(Stage):
     """A control for oversampling: noise with the same mean and variance given the latent, but nothing is selected.
 
     For experiments: it tells what selection does beyond a shift of the signal-to-noise ratio.
     """
 
-    Settings: ClassVar[type[MatchedSettings]] = MatchedSettings
-    headline: ClassVar[str] = "k"
-    phase: ClassVar[Phase] = "pair"
-
-    def __init__(self, settings: MatchedSettings) -> None:
-        self.settings = settings
+    Settings = MatchedSettings
+    headline = "k"
+    phase = "pair"
+    example: ClassVar[dict[str, object]] = {"k": 16}
 
     @classmethod
     def active(cls, settings: MatchedSettings) -> bool:
         return settings.k > 1
 
-    @torch.no_grad()
-    def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
+    @without_gradients
+    def __call__(self, draw: NoiseDraw, context: NoiseContext) -> NoiseDraw:
         """Moves and scales the plain draw; see trainer.protocols.NoiseStage."""
+        from ._draws import where_it_acts
+
         s = self.settings
-        noise = matched_to(clean, draw.target, s.k, metric=s.metric, among=s.among)
-        acts = inside(s.timesteps, timesteps)
-        if acts is not None:
-            noise = torch.where(acts.reshape(-1, *(1 for _ in clean.shape[1:])), noise, draw.target)
+        noise = matched_to(context.clean, draw.target, s.k, metric=s.metric, among=s.among)
+        noise = where_it_acts(inside(s.timesteps, context.timesteps), noise, draw.target)
         return replace(draw, target=noise, mixed=noise)
 
 

@@ -10,19 +10,21 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Generator, Tensor
-
-from plugins.noise._draws import normal, random_strength
-from plugins.noise._settings import StageSettings, setting
+from ._gradients import without_gradients
+from ._settings import StageSettings, setting
+from ._stage import Stage
 
 if TYPE_CHECKING:
-    from trainer.batch import NoiseDraw
-    from trainer.protocols import Phase
+    import torch
+    from torch import Generator, Tensor
+
+    from trainer.batch import NoiseContext, NoiseDraw
 
 
 def offset_like(noise: Tensor, generator: Generator) -> Tensor:
     """One N(0, 1) number per sample and channel, (B, C, 1, ...), to be added to noise of shape (B, C, ...)."""
+    from ._draws import normal
+
     shape = (*noise.shape[:2], *(1 for _ in noise.shape[2:]))
     return normal(shape, generator, noise.device, noise.dtype)
 
@@ -48,6 +50,8 @@ def psi(alphas_cumprod: Tensor) -> Tensor:
 @cache
 def stable_diffusion_psi(device: torch.device) -> Tensor:
     """psi of the noise schedule of SD 1.x, 2.x and SDXL, (1000,) float32."""
+    import torch
+
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     return psi((1 - betas).cumprod(dim=0)).float().to(device)
 
@@ -56,7 +60,6 @@ class OffsetSettings(StageSettings):
     strength: float = setting(
         0.0,
         "Strength of the shift that all pixels of a channel share; 0 = off. Usual: 0.05 to 0.1.",
-        kohya=("noise_offset", "offset_noise_weight", "offset_noise"),
         basic=True,
         ge=0,
         le=10,
@@ -64,12 +67,10 @@ class OffsetSettings(StageSettings):
     random_strength: bool = setting(
         False,
         "Draw the strength of each micro-batch evenly between 0 and `strength`.",
-        kohya=("noise_offset_random_strength",),
     )
     adaptive: float = setting(
         0.0,
         "Add this times the absolute mean of each latent channel to the strength, which stays at least 0.",
-        kohya=("adaptive_noise_scale",),
         ge=-10,
         le=10,
     )
@@ -77,22 +78,19 @@ class OffsetSettings(StageSettings):
         False,
         "Scale the shift by the timestep: full at the noisiest, next to nothing below the middle (arXiv 2412.03134). "
         "Stable Diffusion's usual noise schedule is meant, also where zero-terminal-SNR changes it.",
-        kohya=("generalized_offset_noise",),
     )
 
 
-class Offset:
+class Offset(Stage):
     """Offset noise: every channel of a sample gets a common random shift, so that overall brightness is learned.
 
     A property of the noise itself: the target has it too.
     """
 
-    Settings: ClassVar[type[OffsetSettings]] = OffsetSettings
-    headline: ClassVar[str] = "strength"
-    phase: ClassVar[Phase] = "shape"
-
-    def __init__(self, settings: OffsetSettings) -> None:
-        self.settings = settings
+    Settings = OffsetSettings
+    headline = "strength"
+    phase = "shape"
+    example: ClassVar[dict[str, object]] = {"strength": 0.1, "adaptive": 0.1, "random_strength": True}
 
     @classmethod
     def active(cls, settings: OffsetSettings) -> bool:
@@ -107,19 +105,22 @@ class Offset:
             "ss_adaptive_noise_scale": settings.adaptive or None,
         }
 
-    @torch.no_grad()
-    def __call__(self, draw: NoiseDraw, clean: Tensor, timesteps: Tensor, generator: Generator) -> NoiseDraw:
+    @without_gradients
+    def __call__(self, draw: NoiseDraw, context: NoiseContext) -> NoiseDraw:
         """Adds the offset to target and mixed noise; see trainer.protocols.NoiseStage."""
         s = self.settings
         strength: Tensor | float = s.strength
         if s.random_strength:
-            strength = random_strength(s.strength, generator, draw.target)
+            from ._draws import random_strength
+
+            strength = random_strength(s.strength, context.generator, draw.target)
         if s.adaptive:
-            strength = adaptive(strength, s.adaptive, clean.to(draw.target.dtype))
+            strength = adaptive(strength, s.adaptive, context.clean.to(draw.target.dtype))
         if s.time_dependent:
-            shares = stable_diffusion_psi(timesteps.device)[timesteps.long().clamp(0, 999)]  # (B,)
+            at = context.timesteps.long().clamp(0, 999)
+            shares = stable_diffusion_psi(at.device)[at]  # (B,)
             strength = strength * shares.reshape(-1, *(1 for _ in draw.target.shape[1:]))
-        noise = draw.target + strength * offset_like(draw.target, generator)
+        noise = draw.target + strength * offset_like(draw.target, context.generator)
         return replace(draw, target=noise, mixed=noise)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainer.batch import NoiseSchedule
+from trainer.errors import UserError
+
 
 class DiscreteSchedule:
     """x_t = alpha_t * clean + sigma_t * noise with alpha_t^2 = alphas_cumprod[t] and alpha_t^2 + sigma_t^2 = 1.
@@ -12,8 +15,14 @@ class DiscreteSchedule:
     Ho et al. 2020, arXiv 2006.11239, equation 4.
     """
 
-    def __init__(self, alphas_cumprod: Tensor) -> None:
-        exact = alphas_cumprod.detach().to("cpu", torch.float64)
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        """Raises UserError for a flow."""
+        if schedule.alphas_cumprod is None:
+            raise UserError(
+                "model.prediction: this base is a flow, which has no discrete noise schedule; leave 'auto'."
+            )
+        self.schedule = schedule
+        exact = schedule.alphas_cumprod.detach().to("cpu", torch.float64)
         self._alpha = exact.sqrt().float()  # (timesteps,)
         self._sigma = (1 - exact).sqrt().float()  # (timesteps,)
 

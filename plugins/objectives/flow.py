@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from plugins.objectives._schedule import per_sample
+from trainer.batch import NoiseSchedule
 
 
 class Flow:
-    """x_t = (1 - s) * clean + s * noise with s = (t + 1) / T, and the target noise - clean.
+    """x_t = (1 - s) * clean + s * noise, and the target noise - clean: Liu et al. 2022, arXiv 2209.03003.
 
-    Liu et al. 2022, arXiv 2209.03003; the last timestep is pure noise. The base's noise schedule gives only the number
-    of timesteps, T.
+    A base that is a flow has continuous times t from 0 to T, and s = t / T. Of a base with T discrete timesteps only
+    their number counts: s = (t + 1) / T, so that the last one is pure noise.
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("rectified_flow", "flow_prediction")
@@ -22,12 +23,13 @@ class Flow:
     modelspec_name: ClassVar[str] = "flow"
     predicts_noise: ClassVar[bool] = False
 
-    def __init__(self, alphas_cumprod: Tensor) -> None:
-        self._count = len(alphas_cumprod)
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
 
     def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(1 - s, s), each (B,) float32."""
-        sigma = (timesteps.to(torch.float32) + 1) / self._count
+        first = 0 if self.schedule.continuous else 1
+        sigma = (timesteps.to(torch.float32) + first) / self.schedule.steps
         return 1 - sigma, sigma
 
     def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from plugins.noise.assignment import PLUGIN, assign, assign_candidates
 from plugins.noise.oversampling import nearest_of
 from tests.plugins.noise.laws import assert_same_law, p_values, seeded
-from trainer.batch import NoiseDraw
+from trainer.batch import NoiseContext, NoiseDraw
 
 
 def total(latents: Tensor, noise: Tensor) -> float:
@@ -179,7 +179,7 @@ def test_no_candidate_is_refused() -> None:
 def stage(x: Tensor, at: Tensor, seed: int = 8, **settings: object) -> tuple[Tensor, Tensor]:
     plain = torch.randn(x.shape, generator=seeded(seed))
     before = plain.clone()
-    draw = PLUGIN(PLUGIN.Settings.model_validate(settings))(NoiseDraw(plain, plain), x, at, seeded(2))
+    draw = PLUGIN(PLUGIN.Settings.model_validate(settings))(NoiseDraw(plain, plain), NoiseContext(x, at, seeded(2)))
     assert torch.equal(plain, before), "the draw it was given must stay as it is"
     assert draw.target is draw.mixed
     return plain, draw.target
@@ -248,3 +248,48 @@ def test_what_changes_nothing_is_off(settings: dict[str, object], active: bool) 
 def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PLUGIN.Settings.model_validate(settings)
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_by_caption_equal_captions_are_paired_as_if_they_were_alone(candidates: int) -> None:
+    x, plain = torch.randn(12, 4, 2, 2, generator=seeded(1)), torch.randn(12, 4, 2, 2, generator=seeded(2))
+    captions = tuple("a cat" if i % 3 else "a dog" for i in range(12))
+    settings = PLUGIN.Settings(by="caption", candidates=candidates)
+    context = NoiseContext(x, torch.zeros(12), seeded(3), captions)
+    noise = PLUGIN(settings)(NoiseDraw(plain, plain), context).target
+    if candidates == 1:
+        for kind in ("a cat", "a dog"):
+            own = [i for i in range(12) if captions[i] == kind]
+            assert torch.equal(noise[own], assign(x[own], plain[own]))
+    different = PLUGIN(settings)(
+        NoiseDraw(plain, plain), NoiseContext(x, torch.zeros(12), seeded(3), tuple(map(str, range(12))))
+    ).target
+    assert torch.equal(different, plain) == (candidates == 1)
+
+
+def test_by_caption_the_noise_of_each_caption_stays_gaussian_where_blind_pairing_skews_it() -> None:
+    """C2OT's point, arXiv 2503.10636: two captions whose images differ in one direction."""
+    x = torch.cat([torch.full((16, 8), 1.0), torch.full((16, 8), -1.0)])
+    captions = ("bright",) * 16 + ("dark",) * 16
+    means: dict[str, float] = {}
+    for by in ("nothing", "caption"):
+        stage, drawn = PLUGIN(PLUGIN.Settings.model_validate({"by": by})), []
+        for seed in range(60):
+            plain = torch.randn(32, 8, generator=seeded(seed))
+            context = NoiseContext(x, torch.zeros(32), seeded(1), captions)
+            drawn.append(stage(NoiseDraw(plain, plain), context).target[:16])
+        bright = torch.cat(drawn)
+        means[by] = float(bright.mean())
+        assert (kstest(bright.flatten().numpy(), "norm").pvalue > 1e-3) == (by == "caption")
+    assert abs(means["caption"]) < 0.05 < 0.2 < means["nothing"]
+
+
+def test_captions_that_pair_nothing_are_told() -> None:
+    by = PLUGIN.Settings(by="caption")
+    assert PLUGIN.remark_on(by, ["cat"] * 5 + ["dog"] * 5) is None
+    assert PLUGIN.remark_on(PLUGIN.Settings(), list("abcd")) is None
+    assert "nothing is paired" in str(PLUGIN.remark_on(by, list("abcd")))
+    with pytest.raises(ValueError, match="caption of every sample"):
+        PLUGIN(by)(
+            NoiseDraw(torch.zeros(2, 4), torch.zeros(2, 4)), NoiseContext(torch.zeros(2, 4), torch.zeros(2), seeded(1))
+        )

@@ -15,7 +15,7 @@ from plugins.noise._moments import winner_moments
 from plugins.noise.matched import PLUGIN, matched_to
 from plugins.noise.oversampling import nearest_of
 from tests.plugins.noise.laws import p_values, seeded
-from trainer.batch import NoiseDraw
+from trainer.batch import NoiseContext, NoiseDraw
 
 CASES = [(4, 64, 1.0, "euclidean", 1), (64, 256, 1.26, "euclidean", 1), (64, 64, 0.2, "euclidean", 4)]
 CASES += [(16, 64, 1.0, "cosine", 1), (8, 64, 5.0, "cosine", 8), (16, 2, 3.0, "euclidean", 1)]
@@ -100,12 +100,12 @@ def test_the_stage_acts_in_its_window_only(shape: tuple[int, ...], dtype: torch.
     x = torch.randn(shape, generator=seeded(1)).to(dtype)
     plain = torch.randn(shape, generator=seeded(2))
     at = torch.full(shape[:1], 500)
-    everywhere = PLUGIN(PLUGIN.Settings(k=16))(NoiseDraw(plain, plain), x, at, seeded(3))
+    everywhere = PLUGIN(PLUGIN.Settings(k=16))(NoiseDraw(plain, plain), NoiseContext(x, at, seeded(3)))
     assert everywhere.target is everywhere.mixed
     assert (everywhere.target.shape, everywhere.target.dtype) == (plain.shape, plain.dtype)
     assert torch.equal(everywhere.target, matched_to(x, plain, 16))
     elsewhere = PLUGIN(PLUGIN.Settings.model_validate({"k": 16, "timesteps": [0, 500]}))
-    assert torch.equal(elsewhere(NoiseDraw(plain, plain), x, at, seeded(3)).target, plain)
+    assert torch.equal(elsewhere(NoiseDraw(plain, plain), NoiseContext(x, at, seeded(3))).target, plain)
 
 
 def test_settings() -> None:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from plugins.noise.offset import PLUGIN, psi, stable_diffusion_psi
 from tests.plugins.noise.laws import seeded
-from trainer.batch import NoiseDraw
+from trainer.batch import NoiseContext, NoiseDraw
 
 
 def shifted(plain: Tensor, clean: Tensor, at: Tensor, seed: int = 3, **settings: object) -> Tensor:
     before = plain.clone()
-    draw = PLUGIN(PLUGIN.Settings.model_validate(settings))(NoiseDraw(plain, plain), clean, at, seeded(seed))
+    draw = PLUGIN(PLUGIN.Settings.model_validate(settings))(
+        NoiseDraw(plain, plain), NoiseContext(clean, at, seeded(seed))
+    )
     assert draw.target is draw.mixed
     assert torch.equal(plain, before), "the draw it was given must stay as it is"
     assert (draw.target.shape, draw.target.dtype) == (plain.shape, plain.dtype)

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from plugins.noise.pyramid import PLUGIN, pyramid_like, sizes
 from tests.plugins.noise.laws import seeded
-from trainer.batch import NoiseDraw
+from trainer.batch import NoiseContext, NoiseDraw
 
 
 def kohyas(noise: Tensor, iterations: int, discount: float, ratios: list[float], generator: torch.Generator) -> Tensor:
@@ -84,7 +84,8 @@ def test_one_level_is_white_noise_again() -> None:
 def test_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
     plain = torch.randn(shape, generator=seeded(1))
     before = plain.clone()
-    draw = PLUGIN(PLUGIN.Settings(iterations=6))(NoiseDraw(plain, plain), plain, torch.zeros(shape[0]), seeded(2))
+    context = NoiseContext(plain, torch.zeros(shape[0]), seeded(2))
+    draw = PLUGIN(PLUGIN.Settings(iterations=6))(NoiseDraw(plain, plain), context)
     assert torch.equal(plain, before), "the draw it was given must stay as it is"
     assert draw.target is draw.mixed
     assert draw.target.shape == plain.shape

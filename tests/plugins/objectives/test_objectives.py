@@ -9,6 +9,8 @@ from diffusers import DDPMScheduler
 from plugins.objectives.epsilon import Epsilon
 from plugins.objectives.velocity import Velocity
 from trainer import registry
+from trainer.batch import NoiseSchedule
+from trainer.errors import UserError
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TIMESTEPS = torch.tensor([0, 1, 250, 499, 998, 999])
@@ -28,7 +30,7 @@ def draws(*trailing: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_mixing_and_targets_agree_with_diffusers(zero_snr: bool) -> None:
     reference = scheduler(zero_snr)
     clean, noise = draws(4, 8, 8)
-    velocity = Velocity(reference.alphas_cumprod)
+    velocity = Velocity(NoiseSchedule.discrete(reference.alphas_cumprod))
     close = {"atol": 2e-6, "rtol": 1e-5}
     torch.testing.assert_close(
         velocity.noisy(clean, noise, TIMESTEPS), reference.add_noise(clean, noise, TIMESTEPS), **close
@@ -41,7 +43,7 @@ def test_mixing_and_targets_agree_with_diffusers(zero_snr: bool) -> None:
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("trailing", [(), (5,), (4, 8, 8), (4, 2, 8, 8)])
 def test_velocity_gives_back_clean_and_noise(zero_snr: bool, trailing: tuple[int, ...]) -> None:
-    velocity = Velocity(scheduler(zero_snr).alphas_cumprod)
+    velocity = Velocity(NoiseSchedule.discrete(scheduler(zero_snr).alphas_cumprod))
     clean, noise = draws(*trailing)
     noisy, target = velocity.noisy(clean, noise, TIMESTEPS), velocity.target(clean, noise, TIMESTEPS)
     torch.testing.assert_close(velocity.clean(noisy, target, TIMESTEPS), clean, atol=1e-5, rtol=1e-5)
@@ -50,11 +52,13 @@ def test_velocity_gives_back_clean_and_noise(zero_snr: bool, trailing: tuple[int
 
 def test_epsilon_aims_at_the_target_noise() -> None:
     clean, noise = draws(4, 8, 8)
-    assert torch.equal(Epsilon(scheduler(False).alphas_cumprod).target(clean, noise, TIMESTEPS), noise)
+    assert torch.equal(
+        Epsilon(NoiseSchedule.discrete(scheduler(False).alphas_cumprod)).target(clean, noise, TIMESTEPS), noise
+    )
 
 
 def test_the_noisy_latent_of_unit_latents_has_unit_variance() -> None:
-    epsilon = Epsilon(scheduler(False).alphas_cumprod)
+    epsilon = Epsilon(NoiseSchedule.discrete(scheduler(False).alphas_cumprod))
     stream = torch.Generator().manual_seed(1)
     clean, noise = torch.randn(6, 200_000, generator=stream), torch.randn(6, 200_000, generator=stream)
     variance = epsilon.noisy(clean, noise, TIMESTEPS).var(dim=1)
@@ -62,7 +66,7 @@ def test_the_noisy_latent_of_unit_latents_has_unit_variance() -> None:
 
 
 def test_scales_are_a_point_on_the_unit_circle_and_pure_noise_at_zero_snr() -> None:
-    alpha, sigma = Velocity(scheduler(True).alphas_cumprod).signal_and_noise(TIMESTEPS)
+    alpha, sigma = Velocity(NoiseSchedule.discrete(scheduler(True).alphas_cumprod)).signal_and_noise(TIMESTEPS)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(6))
     assert (alpha[-1], sigma[-1]) == (0, 1)
 
@@ -70,3 +74,9 @@ def test_scales_are_a_point_on_the_unit_circle_and_pure_noise_at_zero_snr() -> N
 @pytest.mark.parametrize(("name", "plugin"), [("epsilon", Epsilon), ("v", Velocity), ("v_prediction", Velocity)])
 def test_the_registry_finds_them_by_name_and_alias(name: str, plugin: type) -> None:
     assert registry.find("objectives", name) is plugin
+
+
+@pytest.mark.parametrize("kind", [Epsilon, Velocity])
+def test_what_needs_a_discrete_schedule_refuses_a_flow(kind: type) -> None:
+    with pytest.raises(UserError, match=r"model\.prediction: this base is a flow"):
+        kind(NoiseSchedule(1000))
