@@ -1,0 +1,1 @@
+"""Other trainers' files: their keys as tables of data, and readers that turn a file into settings of ours."""

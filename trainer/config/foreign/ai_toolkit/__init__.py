@@ -1,0 +1,1 @@
+"""ostris' ai-toolkit: its table, and what several of its keys come to together."""

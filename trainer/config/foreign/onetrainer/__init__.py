@@ -1,0 +1,1 @@
+"""OneTrainer: its table, and what several of its keys come to together."""
