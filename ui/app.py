@@ -6,17 +6,32 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ui.dataset_page import Dataset
-from ui.form import Form, search_index
-from ui.media import Media
-from ui.noise_page import NoisePage
-from ui.queue_page import QueuePage
-from ui.runs_page import Runs
-from ui.setup_page import Setup
-from ui.theme import head
-from ui.train_page import Train
-from ui.try_page import Try
+from ui.pages.dataset import DatasetPage
+from ui.pages.form import Form, search_index
+from ui.pages.noise import NoisePage
+from ui.pages.queue import QueuePage
+from ui.pages.runs import Runs
+from ui.pages.setup import Setup
+from ui.pages.train import Train
+from ui.pages.try_result import Try
+from ui.server.media import Media
+from ui.style.theme import head
 from ui.workspace import Workspace
+
+PAGES = ("Setup", "Noise", "Dataset", "Train", "Runs", "Try", "Queue")
+# On a phone, where the row of tabs is too narrow.
+NAVIGATION = (
+    "<nav id='pages-nav' aria-label='Pages'>"
+    + "".join(f"<button type='button' data-tab='{name}'>{name}</button>" for name in PAGES)
+    + "</nav>"
+)
+
+
+# Shown until it is done or skipped; the page's script has its steps.
+TOUR = (
+    "<div id='tour' class='note-box' hidden><p></p><button type='button' class='button' data-next>Next</button> "
+    "<button type='button' class='link' data-skip>Skip the tour</button></div>"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ def build(workspace: Workspace, media: Media) -> App:
     form = Form({"model.base": workspace.bases(), "datasets[].subsets[].image_dir": workspace.folders()})
     setup = Setup(workspace, form)
     noise = NoisePage(workspace, media, setup)
-    dataset = Dataset(workspace, media, setup)
+    dataset = DatasetPage(workspace, media, setup)
     train = Train(workspace, media, setup)
     runs = Runs(workspace, media)
     tries = Try(workspace, media)
@@ -40,8 +55,9 @@ def build(workspace: Workspace, media: Media) -> App:
         title="Immiscible Trainer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
         setup.header()
+        gr.HTML(TOUR)
         with gr.Tabs(elem_id="pages"):
-            with gr.Tab("Setup"), gr.Row(elem_classes="split"):
+            with gr.Tab("Setup"), gr.Row(elem_classes="split holds"):
                 with gr.Column(scale=5, elem_classes="main"):
                     setup.basics()
                     settings = gr.Column()
@@ -59,6 +75,7 @@ def build(workspace: Workspace, media: Media) -> App:
                 tries.build()
             with gr.Tab("Queue"):
                 queue.build()
+        gr.HTML(NAVIGATION)
         with settings:
             setup.all_settings()
         setup.wire(blocks)
@@ -67,5 +84,9 @@ def build(workspace: Workspace, media: Media) -> App:
         train.wire(blocks)
         runs.wire(runs_tab)
         tries.wire(try_tab)
-        queue.wire(train.timer, train.queue, train.saved, setup.inputs, [train.checked])
+        queue.wire(train)
+        tries.follow(train.ending)
+        runs.follow(train.ending)
+        runs.follow(train.variants.link)
+        setup.follow(runs.table)
     return App(blocks, head(search_index(form)))

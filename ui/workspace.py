@@ -11,15 +11,17 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainer.data.pictures.files import EXTENSIONS
 from trainer.errors import UserError
 from trainer.files.atomic import write_text
-from trainer.run_dir import RunDir
+from trainer.journal.run_dir import RunDir
 
 PROGRAM = Path(__file__).resolve().parents[1]  # where trainer, configs and demo are
 MOST_CONFIGS = 500
@@ -72,10 +74,6 @@ class Workspace:
             raise UserError(f"file name: found {name!r}, expected a plain name such as my-style (no slashes).")
         return self.root / f"{name}.toml"
 
-    def presets(self) -> dict[str, Path]:
-        """The example configs that come with the trainer, by name."""
-        return {path.stem: path for path in sorted((PROGRAM / "configs").glob("*.toml"))}
-
     def bases(self) -> list[str]:
         """Base models near at hand, as a config would name them: files and diffusers folders."""
         near = [p for folder in ("models", "checkpoints", "base") for p in sorted((self.root / folder).glob("*"))]
@@ -105,6 +103,7 @@ class Workspace:
             for folder in self.output_dirs()
             for depth in ("*", "*/*", "*/*/*")
             for mark in folder.glob(f"{depth}/metrics.jsonl")
+            if not mark.is_relative_to(self.state)  # the trash
         }
         for name, note in self.note("starts", {}).items():
             # One that was just started, or ended before it could write anything, is shown too.
@@ -141,6 +140,10 @@ class Workspace:
         """What the UI noted under a name; `otherwise` where there is nothing readable of that kind."""
         found = read_json(self.state / f"{name}.json")
         return found if isinstance(found, type(otherwise)) else otherwise
+
+    def noted(self, name: str) -> float:
+        """When something was noted under a name, 0 for never."""
+        return _stamp(self.state / f"{name}.json")
 
     def write_note(self, name: str, content: Any) -> None:
         write_text(self.state / f"{name}.json", json.dumps(content, indent=1))
@@ -179,15 +182,19 @@ def read_config(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error}).") from None
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """my-style -> my-style-2, or the next that nobody has."""
+    stem, _, digits = name.rpartition("-")
+    start, number = (stem, int(digits)) if stem and digits.isdigit() and len(digits) < 6 else (name, 1)
+    while (found := f"{start}-{number + 1}") in taken:
+        number += 1
+    return found
+
+
 def has_images(folder: Path) -> bool:
-    from itertools import islice
-
     with contextlib.suppress(OSError):
-        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in islice(folder.iterdir(), 200))
+        return any(p.suffix.lower() in EXTENSIONS for p in islice(folder.iterdir(), 200))
     return False
-
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"}
 
 
 def _stamp(path: Path) -> float:

@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PROGRAM = ("trainer", "ui")
 PATIENCE = 120.0  # seconds; the machine may be busy
 
 
@@ -49,8 +50,8 @@ def free_port() -> int:
 class Server:
     """`python -m trainer ui` on a port of its own; what it prints goes to a file."""
 
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
-        self.folder, self.port, self._options = folder, port, options
+    def __init__(self, folder: Path, port: int, *options: str, program: tuple[str, ...] = PROGRAM) -> None:
+        self.folder, self.port, self._options, self._program = folder, port, options, program
         self.start()
 
     @property
@@ -59,7 +60,7 @@ class Server:
 
     def start(self) -> None:
         self.log = self.folder / "ui.log"
-        command = [sys.executable, "-P", "-m", "trainer", "ui", str(self.folder), "--port", str(self.port)]
+        command = [sys.executable, "-P", "-m", *self._program, str(self.folder), "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--no-browser", *self._options], stdout=log, stderr=log, cwd=self.folder,

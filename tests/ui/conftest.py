@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from ui import processes, workspace
+from tests.ui.browser import FLAGS, PATIENCE, find_browser
+from trainer.run.holder import living
+from ui import workspace
+from ui.work import processes
 from ui.workspace import Workspace
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
@@ -26,6 +30,16 @@ image_dir = "photos"
 """
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_browser()
+    expect.set_options(timeout=PATIENCE * 1000)
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """An empty workspace in which `train` is the fake trainer; what still runs at the end is ended."""
@@ -34,7 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace
     found = Workspace(tmp_path)
     yield found
     for note in found.note("starts", {}).values():
-        if process := processes.process_in(note):
+        if process := living(note):
             processes.end(process, at_once=True)
 
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
 from tests.tiny import tiny_sd
-from tests.ui.browser import FLAGS, PATIENCE, Server, find_browser, free_port, open_tab, ready, type_in
-from ui import processes
+from tests.ui.browser import PATIENCE, Server, free_port, open_tab, ready, type_in
+from tests.ui.large import write_run
+from trainer.run.holder import living
+from ui.work import processes
+from ui.work import queue as queues
+from ui.work.queue import ItemState, QueuedRun
 from ui.workspace import Workspace
 
 Opens = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = find_browser()
-    expect.set_options(timeout=PATIENCE * 1000)
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=path, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def server(folder: Path) -> Iterator[Server]:
     found.kill()
     place = Workspace(folder)
     for note in place.note("starts", {}).values():
-        if process := processes.process_in(note):
+        if process := living(note):
             processes.end(process, at_once=True)
 
 
@@ -69,11 +71,12 @@ def opens(browser: Browser, server: Server) -> Iterator[Opens]:
         page.on("request", lambda request: asked(request.url))
         page.on("pageerror", lambda error: odd.append(f"script error: {error}"))
 
-    def open_page(**options: object) -> Page:
+    def open_page(script: str = "", **options: object) -> Page:
         context = browser.new_context(viewport={"width": 1440, "height": 900}, **options)  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE * 1000)
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script)
         listen(page)
         ready(page, server.url)
         return page
@@ -88,6 +91,7 @@ def set_up(page: Page, name: str) -> None:
     """What a newcomer fills in for a small training."""
     name_field = page.locator("#f-run-name input")
     name_field.fill("old name")
+    page.once("dialog", lambda dialog: dialog.accept())  # what was typed would be left
     page.locator("#new").click()
     expect(name_field).to_have_value("my-lora")
     type_in(page, "f-run-name", name)
@@ -133,6 +137,9 @@ def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     expect(page.locator(pill)).to_have_text("training")
     page.locator("#sample-now").click()
     expect(page.locator("#samples img").first).to_be_visible()
+    page.locator("#sample-prompt input").fill("a green frog --s 1")
+    page.locator("#sample-prompt input").press("Enter")
+    expect(page.locator("#samples img[alt='a green frog']")).to_be_visible()
     page.locator("#save-now").click()
     expect(page.locator("#log")).to_contain_text("saved")
     page.locator("#stop").click()
@@ -149,12 +156,13 @@ def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     run = folder / "output" / "story"
     resolved = tomllib.loads((run / "config.toml").read_text())
     assert resolved["noise"]["oversampling"]["k"] == 128
-    open_tab(page, "Try")
-    expect(page.locator("#try-result input")).to_have_value("output/story / " + newest_result(run))
+    page.locator("#ending").get_by_text("Try it").click()
+    expect(page.locator("#try-result")).to_contain_text(newest_result(run))
     type_in(page, "try-strengths", "0, 1")
     type_in(page, "try-steps", "2")
     page.locator("#try-draw").click()
-    expect(page.locator("#try-pictures img")).to_have_count(1)
+    expect(page.locator("#try-pictures img")).to_have_count(4)  # two prompts at two strengths
+    expect(page.locator("#try-pictures th.prompt").first).to_have_text("a photo of a cat")
     open_tab(page, "Runs")
     page.locator("#runs [data-box='output/story']").check()
     expect(page.locator("#runs-curves polyline.clear").first).to_be_attached()
@@ -169,6 +177,120 @@ def step_of(page: Page) -> int:
 def newest_result(run: Path) -> str:
     found = sorted((p for p in run.glob("*.safetensors")), key=lambda p: (p.stem != run.name, p.name))
     return found[0].name
+
+
+def test_variants_are_queued_and_compared_and_runs_are_put_away(opens: Opens, folder: Path) -> None:
+    place = Workspace(folder)
+    queues.pause(place, True)
+    page = opens()
+    set_up(page, "vary")
+    open_tab(page, "Train")
+    page.locator("#variants > button, #variants .label-wrap").first.click()
+    expect(page.locator("#variants-preview")).to_contain_text("vary-oversampling-256")
+    page.locator("#variants-queue").click()
+    expect(page.locator("#variants-link")).to_contain_text("3 runs are in the queue")
+    names = [f"vary-oversampling-{k}" for k in ("off", "64", "256")]
+    assert [item.name for item in queues.read(place).items][-3:] == names
+    for name in names:
+        write_run(folder, name, 30)
+    page.locator("#variants-link button").click()
+    legend = page.locator("#runs-curves .legend").first
+    for name in names:
+        expect(legend).to_contain_text(name)
+
+    page.once("dialog", lambda dialog: dialog.accept("the <first>"))
+    page.get_by_label(f"Note: output/{names[0]}").click()
+    expect(page.locator("#runs")).to_contain_text("the <first>")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_label(f"Delete: output/{names[0]}").click()
+    expect(page.locator(f"[data-box='output/{names[0]}']")).to_have_count(0)
+    page.get_by_role("button", name="Configs and trash").click()
+    page.get_by_label(f"Bring back output/{names[0]}").click()
+    expect(page.locator("#runs")).to_contain_text("the <first>")
+    boxes = page.locator("#runs [data-box]")
+    for name in names[1:]:
+        page.locator(f"[data-box='output/{name}']").uncheck()
+    page.locator(f"[data-box='output/{names[0]}']").check()
+    page.locator("#runs-find input").fill("FIRST")
+    expect(page.locator("#runs tr")).to_have_count(2)
+    expect(boxes).to_be_checked()  # a row that stands for another run now has that run's tick
+    page.locator("#runs-find input").fill("")
+    expect(boxes).not_to_have_count(1)  # all rows are back, and none moves under the pointer any more
+    expect(page.locator("#runs [data-box]:checked")).to_have_count(1)
+    page.once("dialog", lambda dialog: dialog.accept())  # what was set up is not saved
+    page.get_by_label(f"New from this run: output/{names[0]}").click()
+    expect(page.locator("#f-run-name input")).to_have_value(f"{names[0]}-2")
+    queues.clear(place)
+    for item in queues.read(place).items:
+        queues.remove(place, item.id)
+    queues.pause(place, False)
+
+
+STUB = """window.said = []; window.Notification = class { constructor(title, about) { window.said.push(about.body); } };
+Notification.permission = "granted";"""
+
+
+def test_the_end_of_a_run_and_of_the_queue_is_told_once_each(opens: Opens, folder: Path) -> None:
+    """Files and a process that only waits stand for two trainings of the queue."""
+    place = Workspace(folder)
+    names = [f"output/told-{n}" for n in (1, 2)]
+    waits = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    alive = {"pid": waits.pid, "created": psutil.Process(waits.pid).create_time(), "time": time.time()}
+
+    def queue(*states: ItemState) -> None:
+        items = [QueuedRun(id=name, name=name, source="", state=s) for name, s in zip(names, states, strict=True)]
+        with queues.changed(place) as found:
+            found.items = items
+
+    def end(name: str, **how: str) -> None:
+        run = place.absolute(name)
+        run.mkdir(parents=True)
+        told: list[dict[str, object]] = [{"event": "start"}, {**how}]
+        lines = [json.dumps(dict(event, step=1, time=time.time())) for event in told]
+        (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+    queues.pause(place, True)
+    queue("running", "waiting")
+    starts = place.note("starts", {})
+    place.write_note("starts", {**starts, **dict.fromkeys(names, alive)})
+    page = opens(STUB)
+    expect(page.locator("#states span")).to_have_attribute("data-states", re.compile("told-1.*starting"))
+    end(names[0], event="stop", reason="done")
+    place.write_note("starts", {**starts, names[0]: {**alive, "pid": 0}, names[1]: alive})
+    page.wait_for_function("window.said.length > 0")
+    queue("done", "running")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("window.said") == ["output/told-1 is finished."]
+    end(names[1], event="error")
+    place.write_note("starts", {**starts, names[1]: {**alive, "pid": 0}})
+    queue("done", "failed")
+    page.wait_for_function("window.said.length > 2")
+    assert sorted(page.evaluate("window.said.slice(1)")) == [
+        "The queue has ended: 1 done, 1 failed or stopped.", "output/told-2 failed."
+    ]  # fmt: skip
+    waits.kill()
+    place.write_note("starts", starts)
+    queue_left = [item.id for item in queues.read(place).items]
+    for id in queue_left:
+        queues.remove(place, id)
+    queues.pause(place, False)
+    for name in names:
+        shutil.rmtree(place.absolute(name))
+
+
+def test_the_tour_leads_through_the_pages_once(opens: Opens) -> None:
+    page = opens()
+    tour = page.locator("#tour")
+    for name in ("Dataset", "Noise", "Train"):
+        tour.get_by_role("button", name="Next").click()
+        expect(page.get_by_role("tab", name=name, exact=True).first).to_have_attribute("aria-selected", "true")
+        expect(tour).to_contain_text(f"{name}:")
+    tour.get_by_role("button", name="Skip the tour").click()
+    expect(tour).to_be_hidden()
+    expect(page.get_by_role("tab", name="Setup", exact=True).first).to_have_attribute("aria-selected", "true")
+    page.reload()
+    expect(page.locator("#problems ul, #problems .good").first).to_be_visible()
+    expect(tour).to_be_hidden()
 
 
 def test_an_error_stands_beside_its_field_and_is_found_behind_a_tab(opens: Opens) -> None:
@@ -190,6 +312,46 @@ def test_an_error_stands_beside_its_field_and_is_found_behind_a_tab(opens: Opens
     expect(page.locator("#f-loss-gamma input")).to_be_focused()
 
 
+def test_edits_are_asked_about_kept_offered_and_taken_back(opens: Opens, folder: Path) -> None:
+    (folder / "kept.toml").write_text("[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 5\n")
+    page = opens()
+    asked: list[str] = []
+    answers = iter([False, True, True])
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        (dialog.accept if next(answers) else dialog.dismiss)()
+
+    page.on("dialog", answer)
+
+    def choose(name: str) -> None:
+        page.locator("#file input").click()
+        page.get_by_role("option", name=name).click()
+
+    steps = page.locator("#f-training-steps input")
+    choose("kept.toml")
+    expect(steps).to_have_value("5")
+    type_in(page, "f-training-steps", "6")
+    type_in(page, "f-training-steps", "7")
+    expect(page.locator("#file-state")).to_have_text("unsaved changes")
+    page.locator("#new").click()
+    choose("new config (not saved)")
+    expect(page.locator("#f-run-name input")).to_have_value("my-lora")
+    assert len(asked) == 2
+    choose("kept.toml")
+    expect(steps).to_have_value("5")
+    page.locator("#take-draft").click()
+    expect(steps).to_have_value("7")
+    expect(page.locator("#offer")).to_be_hidden()
+    page.locator("#step-back").click()
+    expect(steps).to_have_value("6")
+    page.locator("#step-forth").click()
+    expect(steps).to_have_value("7")
+    page.reload()
+    expect(page.locator("#offer")).to_contain_text("never saved")
+    assert len(asked) == 3
+
+
 def test_a_setting_is_found_by_its_name_elsewhere_and_by_keyboard(opens: Opens) -> None:
     page = opens()
     page.locator("body").press("/")
@@ -205,16 +367,27 @@ def test_a_setting_is_found_by_its_name_elsewhere_and_by_keyboard(opens: Opens) 
 
 
 def test_every_page_is_reached_on_a_phone_and_fits_it(opens: Opens) -> None:
-    """Tabs that do not fit are in a menu, which must lie above the fields."""
+    """By a row of its own, and the head is one row; nothing anywhere must be pushed sideways."""
     page = opens()
+    wide = """() => [...document.querySelectorAll("*")].filter((e) => e.scrollWidth > e.clientWidth + 1
+        && e.offsetParent && /auto|scroll/.test(getComputedStyle(e).overflowX) && !e.matches(".scroll, pre, textarea"))
+        .map((e) => e.outerHTML.slice(0, 120))"""
+    open_tab(page, "Noise")
+    for more in page.locator("button.label-wrap").all():
+        more.click()
+    assert page.evaluate(wide) == []
     page.set_viewport_size({"width": 390, "height": 844})
-    pages = page.locator("#pages > .tab-wrapper")
-    for name in ("Train", "Runs", "Try", "Queue"):
-        pages.get_by_role("tab", name="Setup", exact=True).click()
-        pages.locator(".overflow-menu > button").click()
-        pages.locator(".overflow-dropdown button", has_text=name).click(timeout=5000)
-        expect(pages.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+    assert page.locator(".bar").bounding_box()["height"] < 60  # type: ignore[index]
+    for name in ("Train", "Runs", "Try", "Queue", "Setup", "Noise", "Dataset"):
+        page.locator("#pages-nav").get_by_role("button", name=name).click()
+        expect(page.locator("#pages-nav [aria-current=page]")).to_have_text(name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate(wide) == [], name
+    page.locator("[data-menu]").click()
+    expect(page.locator("#save-as")).to_be_visible()
+    page.locator("[data-theme]").click()
+    expect(page.locator("body")).to_have_class(re.compile("dark"))
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
 
 
 def test_the_form_and_the_file_are_two_views(opens: Opens, folder: Path) -> None:
@@ -265,13 +438,44 @@ def test_the_images_are_shown_and_a_caption_is_edited_in_place(opens: Opens, fol
     assert (folder / "photos" / "2.txt").read_text() == "a photo of a cat, blue\n"
     page.locator("#tags button", has_text="red").click()
     expect(page.locator("#gallery .cell")).to_have_count(3)
+    cells, ticks = page.locator("#gallery .cell"), page.locator("#gallery [data-box]")
+    cells.first.focus()
+    page.keyboard.press("x")
+    expect(ticks.first).to_be_checked()
+    page.keyboard.press("ArrowRight")
+    expect(cells.nth(1)).to_be_focused()
+    page.keyboard.press("x")
+    expect(ticks.nth(1)).to_be_checked()
+    page.locator("#tag-find input").fill("new")
+    expect(page.locator("#tag-preview")).to_contain_text("2 of 2 captions would change")
+    page.locator("#tag-apply").click()
+    expect(page.locator("#caption-said")).to_contain_text("2 captions changed")
+    assert sum("new" in file.read_text() for file in (folder / "photos").glob("*.txt")) == 2
+    page.locator("#undo").click()
+    expect(page.locator("#caption-said")).to_contain_text("Took back")
+
+    page.get_by_role("button", name="Bring images in").click()
+    page.locator("#bring-folder input").fill("brought")
+    packed = folder / "set.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(folder / "photos" / "0.png", "../0.png")
+        archive.writestr("0.txt", "a blue cat")
+        archive.writestr("run.exe", "MZ")
+    page.locator("#bring-files input[type=file]").set_input_files([packed])
+    expect(page.locator("#bring-preview")).to_contain_text("2 files")
+    expect(page.locator("#bring-preview")).to_contain_text("run.exe is neither an image nor a caption")
+    page.locator("#bring-write").click()
+    expect(page.locator("#bring-preview")).to_contain_text("2 files are in brought")
+    assert (folder / "brought" / "0.txt").read_text() == "a blue cat"
+    open_tab(page, "Setup")
+    expect(page.locator("#entry input")).to_have_value("Dataset 1: brought")
 
 
 def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(opens: Opens, server: Server) -> None:
     pages = [opens(), opens(color_scheme="dark"), opens()]
     set_up(pages[0], "noise")
     open_tab(pages[0], "Noise")
-    expect(pages[0].locator("#noise-words")).to_contain_text("k = 64")
+    expect(pages[0].locator("#noise-words")).to_contain_text("is off")
     type_in(pages[0], "f-noise-oversampling-k", "256")
     expect(pages[0].locator("#noise-words")).to_contain_text("k = 256")
     expect(pages[0].locator("#noise-curve .marker-text")).to_have_text("k = 256")

@@ -7,8 +7,8 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from trainer import config_keys
-from ui.fields import Field, all_fields
+from trainer.config import keys as config_keys
+from ui.draft.fields import Field, all_fields
 
 # Lists whose members depend on each other.
 PAIRS = {"timesteps": [10, 900], "resolution": [96, 64], "face_crop_aug_range": [1.5, 2.5], "weights": [1.0, 2.5, 1.0]}
@@ -46,7 +46,7 @@ def number(info: FieldInfo) -> int | float:
     for branch in get_args(info.annotation):
         bounds += [b for part in getattr(branch, "__metadata__", ()) for b in getattr(part, "metadata", [part])]
     default = info.get_default(call_default_factory=True) or 0
-    whole = info.annotation is not float
+    whole = float not in (info.annotation, *get_args(info.annotation))
     for step in (2, 1, -1, 0.5, -0.5, 0.25, -0.25):
         value = default + step if not whole or isinstance(step, int) else None
         if value is not None and all(inside(value, bound) for bound in bounds):

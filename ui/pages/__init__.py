@@ -1,0 +1,1 @@
+"""The pages: their controls, and what happens when somebody uses them."""
