@@ -122,6 +122,15 @@
     return { ...message, output: { ...output, data: told } };
   }
 
+  // Of two answers about one component that come together, Gradio may keep the first: they are told one after the other.
+  const APART = 50; // ms
+  const toldAt = new Map(); // component -> when it was last answered about
+  async function apart(outputs) {
+    const wait = Math.max(...outputs.map((id) => toldAt.get(id) || 0)) + APART - performance.now();
+    if (wait > 0) await new Promise((go) => setTimeout(go, wait));
+    for (const id of outputs) toldAt.set(id, performance.now());
+  }
+
   async function requestOf(id) {
     while (!requests.has(id) && sending.size) await Promise.race(sending);
     return requests.get(id);
@@ -135,6 +144,7 @@
     const request = await requestOf(message.event_id);
     if (!request) return line;
     const told = settled(message, request);
+    await apart(request.outputs);
     if (message.msg === "process_completed") {
       requests.delete(message.event_id);
       ended.set(request.handler, request.number);
