@@ -311,7 +311,7 @@ def hand_over(venv: Venv, arguments: Sequence[str]) -> NoReturn:
 
 def whole_suite() -> list[str]:
     """pytest's arguments for the whole suite: a process for each processor, up to four; a file stays in one of them."""
-    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run_child(command: Sequence[str], env: dict[str, str]) -> int:

@@ -477,7 +477,7 @@ def test_tests_run_in_the_repository_on_one_thread(
     assert folder == root
     launch.hand_over(venv, ["test"])
     argv, _, _ = handed[-1]
-    assert argv[3:5] == ["pytest", "-n"] and 1 <= int(argv[5]) <= 4 and argv[6:] == ["--dist", "loadfile"]
+    assert argv[3:5] == ["pytest", "-n"] and 1 <= int(argv[5]) <= 4 and argv[6:8] == ["--dist", "loadfile"]
 
 
 def test_windows_waits_for_the_child(
