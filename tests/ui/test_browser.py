@@ -127,7 +127,7 @@ def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
 
     server.kill()
     server.start()
-    page = opens()
+    page = opens("navigator.clipboard.writeText = async (text) => { window.copied = text; };")
     open_tab(page, "Train")
     expect(page.locator("#run-state .run-head b")).to_have_text("output/story")
     expect(page.locator(pill)).to_have_text("training")
@@ -156,6 +156,9 @@ def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     run = folder / "output" / "story"
     resolved = tomllib.loads((run / "config.toml").read_text())
     assert resolved["noise"]["oversampling"]["k"] == 128
+    page.locator("#ending").get_by_text("Copy its path").click()
+    expect(page.locator("#ending")).to_contain_text("Copied")
+    assert page.evaluate("window.copied") == str(run / newest_result(run))
     page.locator("#ending").get_by_text("Try it").click()
     expect(page.locator("#try-result")).to_contain_text(newest_result(run))
     type_in(page, "try-strengths", "0, 1")
@@ -471,7 +474,48 @@ def test_the_images_are_shown_and_a_caption_is_edited_in_place(opens: Opens, fol
     expect(page.locator("#entry input")).to_have_value("Dataset 1: brought")
 
 
-def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(opens: Opens, server: Server) -> None:
+def test_folders_are_looked_through_and_many_images_shown_with_their_masks(opens: Opens, folder: Path) -> None:
+    many, masks = folder / "sets" / "many", folder / "masks"
+    many.mkdir(parents=True)
+    masks.mkdir()
+    for index in range(30):
+        Image.new("RGB", (64, 64), (8 * index, 0, 0)).save(many / f"{index:02}.png")
+        (many / f"{index:02}.txt").write_text("a red square")
+        Image.new("L", (64, 64), 255).save(masks / f"{index:02}.png")
+    page = opens()
+    set_up(page, "many")
+    open_tab(page, "Dataset")
+    page.get_by_role("button", name="Bring images in").click()
+    files = page.locator("#browser")
+    files.get_by_role("button", name="sets", exact=True).click()
+    files.get_by_role("button", name="many", exact=True).click()
+    expect(files).to_contain_text("sets/many")
+    files.get_by_role("button", name="up").click()
+    files.get_by_role("button", name="bring images here").click()
+    expect(page.locator("#bring-folder input")).to_have_value("sets/many")
+    files.get_by_role("button", name="train on them").click()
+    open_tab(page, "Setup")
+    expect(page.locator("#entry input")).to_have_value("Dataset 1: sets/many")
+    page.locator("#settings").get_by_role("tab", name="Images", exact=True).first.click(force=True)
+    type_in(page, "f-datasets-subsets-conditioning_data_dir", "masks")
+    open_tab(page, "Dataset")
+    page.locator("#look").click()
+    cells = page.locator("#gallery .cell")
+    expect(cells).to_have_count(24)
+    page.locator("#page-forward").click()
+    expect(cells).to_have_count(12)  # with the six of the first folder
+    page.locator("#dataset-count input").click()
+    page.get_by_role("option", name="48 a page").click()
+    expect(cells).to_have_count(36)
+    cells.filter(has_text="29.png").click()
+    mask = page.locator("#picture img.mask")
+    expect(mask).to_be_visible()
+    assert mask.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(opens: Opens, server: Server, folder: Path) -> None:
+    text = "[run]\nname = 'other'\n[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 4\n[noise]\noversampling = 64\n"
+    (folder / "other.toml").write_text(text)
     pages = [opens(), opens(color_scheme="dark"), opens()]
     set_up(pages[0], "noise")
     open_tab(pages[0], "Noise")
@@ -480,6 +524,10 @@ def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(opens: Open
     expect(pages[0].locator("#noise-words")).to_contain_text("k = 256")
     expect(pages[0].locator("#noise-curve .marker-text")).to_have_text("k = 256")
     expect(pages[0].locator("#timesteps-plot polyline.clear")).to_be_attached()
+    pages[0].once("dialog", lambda dialog: dialog.accept())
+    pages[0].locator("#file input").click()
+    pages[0].get_by_role("option", name="other.toml").click()
+    expect(pages[0].locator("#noise-words")).to_contain_text("k = 64")
     for page in pages[1:]:
         open_tab(page, "Queue")
         expect(page.locator("#queue")).to_contain_text("empty")

@@ -35,7 +35,7 @@ class BringingCard:
 
     def build(self) -> None:
         with (
-            gr.Accordion("Bring images in, or find them on the server", open=False, elem_id="bringing"),
+            gr.Accordion("Bring images in, or find them on the server", open=False, elem_id="bringing") as self.card,
             gr.Row(elem_classes="split"),
         ):
             with gr.Column(scale=1, min_width=280):
@@ -51,9 +51,10 @@ class BringingCard:
                 self.write = gr.Button("Write them", size="sm", variant="primary", elem_id="bring-write", visible=False)
             with gr.Column(scale=1, min_width=280):
                 gr.HTML("<h3>On the server</h3>")
-                self.browser = gr.HTML(self._listing(""), elem_id="browser", js_on_load=ON_LOAD)
+                self.browser = gr.HTML(elem_id="browser", js_on_load=ON_LOAD)
 
     def wire(self) -> None:
+        self.card.expand(lambda: told(self._listing, ""), None, self.browser, **EACH)  # as it is by then
         previewed = [self.preview, self.write]
         gr.on([self.files.change, self.folder.change], self._preview, [self.files, self.folder], previewed, **EACH)
         written = [self.files, *previewed, *self.setup.everything]
