@@ -213,7 +213,7 @@ def config(page: Page, name: str) -> None:
 
 def setup(page: Page, tab: str) -> None:
     go(page, "Setup")
-    page.locator("#settings").get_by_role("tab", name=tab, exact=True).first.click(force=True)
+    page.get_by_role("tab", name=tab, exact=True).first.click(force=True)
 
 
 def look(page: Page) -> None:

@@ -34,12 +34,17 @@ class VariantsCard:
                 "<p class='quiet'>One run for each value, everything else the same; they train one after the other. "
                 "With held-out images (Validation) their difference is told with an interval.</p>"
             )
-            with gr.Row(elem_classes="buttons"):
+            with gr.Row():
                 self.key = gr.Dropdown(
-                    choices(), value=FIRST, label="Setting", elem_id="variants-key", elem_classes="field", min_width=280
+                    choices(), value=FIRST, label="Setting", elem_id="variants-key", elem_classes="field", min_width=240
                 )
                 self.values = gr.Textbox(
-                    "off, 64, 256", label="Values", max_lines=1, elem_id="variants-values", elem_classes="field"
+                    "off, 64, 256",
+                    label="Values",
+                    max_lines=1,
+                    elem_id="variants-values",
+                    elem_classes="field",
+                    min_width=240,
                 )
             with gr.Row(elem_classes="buttons"):
                 self.queue = gr.Button("Queue these runs", size="sm", variant="primary", elem_id="variants-queue")

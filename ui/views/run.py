@@ -83,13 +83,15 @@ def curves_html(told: History) -> str:
         lines = [Series(_inner(n), *smooth_line(*told.curve(n).arrays())) for n in bins]
         parts.append(line_plot("Loss by timestep", lines, STEP, Axis(""), ramp=True, size=SMALL))
     rates = [Series(_inner(n), *told.curve(n).arrays()) for n in told.curves if n.startswith("lr/")]
-    parts.append(line_plot("Learning rate", rates, STEP, FROM_ZERO, size=SMALL))
+    if rates:
+        parts.append(line_plot("Learning rate", rates, STEP, FROM_ZERO, size=SMALL))
     for curve, name, title in (
         ("images_per_second", "images/s", "Images per second"),
         ("grad_norm", "norm", "Gradient norm before clipping"),
     ):
-        line = Series(name, *smooth_line(*told.curve(curve).arrays()))
-        parts.append(line_plot(title, [line], STEP, FROM_ZERO, size=SMALL))
+        if len(told.curve(curve)):
+            line = Series(name, *smooth_line(*told.curve(curve).arrays()))
+            parts.append(line_plot(title, [line], STEP, FROM_ZERO, size=SMALL))
     return f"<div class='charts'>{''.join(parts)}</div>"
 
 

@@ -108,7 +108,7 @@ def configs_html(workspace: Workspace) -> str:
         path = workspace.root / name
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime)) if path.exists() else "-"
         buttons = [
-            _button(name, "duplicate", "Duplicate", "&#10697;"),
+            _button(name, "duplicate", "Duplicate", "&#43;"),
             _button(name, "rename-config", "Rename", "Aa", ask="Its new name:", value=path.stem),
             _button(name, "throw-config", "Delete", "&times;", confirm=f"Move {name} to the trash?"),
         ]
