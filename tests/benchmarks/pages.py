@@ -397,7 +397,7 @@ def main() -> None:
 
 
 def take(browser: Browser, server: Server, out: Path, wanted: Sequence[str], *, docs: bool) -> None:
-    size = {"width": 1120, "height": 860} if docs else {"width": 1440, "height": 900}
+    size = {"width": 1280, "height": 880} if docs else {"width": 1440, "height": 900}
     context = browser.new_context(viewport=size, color_scheme="light")
     context.add_init_script("localStorage.setItem('toured', 'yes')")
     context.set_default_timeout(PATIENCE * 1000)
