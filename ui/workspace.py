@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from trainer.data.pictures.files import EXTENSIONS
 from trainer.errors import UserError
+from trainer.files import ordinary
 from trainer.files.atomic import write_text
 from trainer.journal.run_dir import RunDir
 
@@ -177,7 +178,7 @@ def read_json(path: Path) -> Any:
 def read_config(path: Path) -> str:
     """A config's text. Raises UserError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return ordinary.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
 
@@ -207,7 +208,7 @@ def _stamp(path: Path) -> float:
 @lru_cache(maxsize=2048)
 def _values(path: Path, stamp: float) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = ordinary.text(path)
     except (OSError, UnicodeDecodeError):
         return {}
     try:

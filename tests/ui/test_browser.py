@@ -513,8 +513,12 @@ def test_folders_are_looked_through_and_many_images_shown_with_their_masks(opens
     assert mask.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
 
 
-def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(opens: Opens, server: Server, folder: Path) -> None:
-    text = "[run]\nname = 'other'\n[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 4\n[noise]\noversampling = 64\n"
+def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(
+    opens: Opens, server: Server, folder: Path
+) -> None:
+    text = (
+        "[run]\nname = 'other'\n[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 4\n[noise]\noversampling = 64\n"
+    )
     (folder / "other.toml").write_text(text)
     pages = [opens(), opens(color_scheme="dark"), opens()]
     set_up(pages[0], "noise")

@@ -10,6 +10,7 @@ from typing import Any
 from trainer.config.paths import absolute, problem
 from trainer.config.schema.base import extra
 from trainer.config.schema.data import SubsetSettings
+from trainer.files import ordinary
 
 TABLES = ("general", "datasets")
 
@@ -47,7 +48,7 @@ def included(values: dict[str, Any], directory: Path) -> tuple[dict[str, Any], s
 def _read(path: Path, name: str) -> tuple[dict[str, Any], list[str]]:
     """The content of a TOML or JSON file, or what is wrong with it."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = ordinary.content(path).decode("utf-8-sig")
         content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         return {}, [f"data.config: {name!r} cannot be read: {error.strerror or error} ({path})."]

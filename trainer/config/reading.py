@@ -21,6 +21,7 @@ from trainer.config.schema.samples import SamplesSettings
 from trainer.config.schema.whole import Config
 from trainer.config.syntax import explained
 from trainer.errors import UserError
+from trainer.files import ordinary
 from trainer.files.atomic import write_text
 
 DEEPEST = 50  # levels of tables and lists
@@ -35,7 +36,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises UserError with every problem of the file: syntax (line and column), unknown keys, types, bounds, exclusions.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = ordinary.text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such config file.{near(str(path.absolute()))}") from None
     except IsADirectoryError:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from trainer.config import paths
 from trainer.config.schema.samples import Sampler, SamplesSettings
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 WHERE = "samples.prompts"
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
@@ -100,7 +101,7 @@ def _read(prompts: str) -> str:
         )
     paths.need(WHERE, prompts, "file")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return ordinary.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{WHERE}: {path} cannot be read ({error}).") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 MOST = 100_000_000  # bytes of a safetensors header
@@ -36,7 +37,7 @@ def is_relative(path: str) -> bool:
 def tables(path: Path, key: str) -> dict[str, Any]:
     """The content of a TOML or JSON file. Raises UserError that begins with the key."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = ordinary.content(path).decode("utf-8-sig")
         content = json.loads(text) if text.lstrip().startswith(("{", "[")) and not _is_toml(text) else _toml(text)
     except OSError as error:
         raise UserError(f"{key}: {path} cannot be read ({error.strerror or error}).") from None
@@ -70,7 +71,7 @@ def _has_images(folder: Path, root: Path) -> bool:
 def json_list(path: Path) -> list[Any] | None:
     """The content of a JSON file that holds a list, None for any other file."""
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = json.loads(ordinary.content(path).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, list) else None
@@ -91,6 +92,8 @@ def _is_toml(text: str) -> bool:
 def header(path: Path) -> dict[str, Any] | None:
     """The header of a safetensors file, with its metadata; None for any other file. Reads no weights."""
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

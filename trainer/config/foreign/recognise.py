@@ -19,6 +19,7 @@ from trainer.config.foreign.shell.commands import MARKER, command, holds_command
 from trainer.config.foreign.translate import Source
 from trainer.config.keys import keys
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 _IMAGES = ("general", "datasets")  # the tables of a dataset file
 _JSON = (("a kohya_ss config", kohya_ss), ("an ai-toolkit job", ai_toolkit), ("a OneTrainer config", onetrainer))
@@ -81,7 +82,7 @@ def _json(text: str) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return ordinary.text(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except UnicodeDecodeError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.files import ordinary
 from trainer.files.atomic import write_text
 
 LONGEST = 20_000  # characters of a caption
@@ -29,7 +30,7 @@ class Change:
 def read(file: Path) -> str | None:
     """A caption file's text, None where there is none. Raises UserError where it can't be read."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return ordinary.text(file)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

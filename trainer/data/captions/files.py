@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 DEFAULT_EXTENSIONS = (".txt", ".caption")  # in order of preference when `caption_extension` is empty
 
@@ -41,7 +42,7 @@ def read(path: Path) -> str:
     Raises UserError naming the file when it cannot be read or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return ordinary.text(path)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from trainer.config.schema.data import SubsetOptions
 from trainer.data.captions import tags
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 KEYS = frozenset({"caption", "captions", "tags", "loss_weight"})  # of a JSON object that we read
 Origin = Literal["found", "missing", "empty"]
@@ -78,7 +79,7 @@ def _texts(value: Any, where: str, key: str) -> list[str]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError naming it, with line and column."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(ordinary.content(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except json.JSONDecodeError as error:

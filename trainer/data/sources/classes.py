@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.config import paths
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 WHERE = "model.classes"
 
@@ -30,6 +31,6 @@ def _read(path: Path) -> list[str]:
     if path.is_dir():
         return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line for line in ordinary.text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{WHERE}: {paths.named(str(path))} cannot be read as text ({error}).") from None

@@ -14,6 +14,7 @@ from trainer.data.pictures import files as images
 from trainer.data.pictures.files import printable
 from trainer.data.sources import folder as folder_source
 from trainer.errors import UserError
+from trainer.files import ordinary
 
 
 class MetadataSource:
@@ -85,7 +86,7 @@ def _entries(path: Path, where: str) -> dict[str, Any]:
 
 def _from_lines(path: Path, where: str) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = ordinary.content(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where}: {printable(path)} cannot be read: {error}") from error
     found: dict[str, Any] = {}
