@@ -72,6 +72,30 @@ def test_a_lora_trains_stops_and_goes_on_as_if_it_had_not_stopped(project: Path)
     assert any(bool(t.any()) for n, t in ours.items() if n.endswith("lora_up.weight"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [
+        ("dora", "noise.assignment='batch'"),
+        ("loha", "noise.explore=2"),
+        ("lokr", "noise.matched=8"),
+        ("lora", "noise.fixed='own'"),
+        ("lora", "noise.coupled=4"),
+    ],
+)
+def test_every_kind_of_adapter_and_every_stage_trains(project: Path, kind: str, stage: str) -> None:
+    runs.train(project, f"lora.method='{kind}'", stage, "training.steps=2", "optimizer.lr=0.1", "save.dtype='fp32'")
+    file = next((project.parent / "output").rglob("*.safetensors"))
+    found = inspect(file)
+    assert (found.family, found.modules) == ("anima", 20)
+    weights = load_file(file)
+    assert all(bool(w.isfinite().all()) for w in weights.values())
+    ends = [w for name, w in weights.items() if name.endswith(ENDS[kind])]
+    assert len(ends) == 20 and all(bool(w.any()) for w in ends), "begins at zero, and all of them learnt"
+
+
+ENDS = {"lora": "lora_up.weight", "dora": "lora_up.weight", "loha": "hada_w2_a", "lokr": "lokr_w1"}
+
+
 def test_a_full_fine_tune_writes_the_folder_and_the_file(project: Path) -> None:
     runs.train(project, "training.method='full'", "training.steps=2", "save.full='both'", "save.dtype='fp32'")
     output = project.parent / "output" / "run"
