@@ -33,6 +33,11 @@ PASSED_OVER = {"node_modules", "tests", "venv", "site-packages"}
 PLAIN_NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 
+# Where bases lie: beside the configs, and in the folders of ComfyUI and A1111 there.
+_OTHERS = ("checkpoints", "diffusion_models", "unet", "Stable-diffusion")
+BASES = ("models", "checkpoints", "base", *(f"{place}models/{name}" for place in ("", "*/") for name in _OTHERS))
+
+
 @dataclass(frozen=True)
 class Workspace:
     """`root`: configs lie here, and their relative paths start here."""
@@ -77,7 +82,7 @@ class Workspace:
 
     def bases(self) -> list[str]:
         """Base models near at hand, as a config would name them: files and diffusers folders."""
-        near = [p for folder in ("models", "checkpoints", "base") for p in sorted((self.root / folder).glob("*"))]
+        near = [p for folder in BASES for p in sorted(self.root.glob(f"{folder}/*"))]
         near += [p for p in (self.root / "base", PROGRAM / "demo" / "base") if p.is_dir()]
         good = [p for p in near if p.suffix == ".safetensors" or (p / "model_index.json").is_file()]
         return [self.relative(p) for p in good][:200]

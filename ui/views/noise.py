@@ -44,7 +44,11 @@ def words_html(numbers: Numbers, k: int) -> str:
     """What the chosen k buys and costs, in sentences."""
     shape = " x ".join(str(n) for n in numbers.shape)
     images = numbers.images
-    where = f"measured on {images} of your images" if images else "calculated for typical latents of this size"
+    where = (
+        f"measured on {images} of your images"
+        if images
+        else "calculated for Stable Diffusion's latents of this size; measure for another family"
+    )
     lines = [f"<p class='quiet'>Latents of {shape}, {where}.</p>"]
     point = numbers.at(k)
     if point is None:
