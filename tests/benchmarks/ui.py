@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import psutil
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
@@ -86,6 +86,37 @@ def first_paint(browser: Browser, server: Server) -> list[Row]:
         Row("first paint, cold", median(paints), "s", "< 2"),
         Row("whole form with its config and problems, cold", median(forms), "s"),
     ]
+
+
+SHOWN = {
+    "Noise": "#noise-curve svg", "Dataset": "#look", "Train": "#start", "Runs": "#runs [data-box]", "Try": "#try-draw",
+    "Queue": "#queue", "Setup": "#f-run-name input",
+}  # fmt: skip
+
+
+def switches(browser: Browser, server: Server) -> list[Row]:
+    """From the click to what the page is about, also after every field of the form was shown."""
+    rows = []
+    with opened(browser, server) as page:
+        for when in ("", ", with every tab of settings opened before"):
+            if when:
+                for tab in page.locator("#settings [role=tab]").all():
+                    tab.click(force=True)
+                    page.wait_for_timeout(200)
+            times = []
+            for name, shown in SHOWN.items():
+                button = page.get_by_role("tab", name=name, exact=True).first
+
+                def switch(button: Locator = button, shown: str = shown) -> None:
+                    button.click()
+                    expect(page.locator(shown).first).to_be_visible()
+
+                times.append(timed(switch))
+            rows += [
+                Row(f"from page to page, median of {len(times)}{when}", median(times), "s", "< 1"),
+                Row(f"from page to page, slowest{when}", max(times), "s", "< 1"),
+            ]
+    return rows
 
 
 def long_run(browser: Browser, server: Server, lines: int) -> list[Row]:
@@ -201,6 +232,7 @@ def main() -> None:
             # The long run first: a server that was just started has not read its file yet.
             rows += long_run(browser, server, asked.lines)
             rows += first_paint(browser, server)
+            rows += switches(browser, server)
             rows += three_pages(browser, server)
             rows += large_dataset(browser, server, asked.images)
         finally:
