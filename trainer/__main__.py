@@ -248,6 +248,9 @@ def sample(
     config: ConfigFile,
     overrides: Overrides = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without it the base draws.")] = None,
+    embedding: Annotated[
+        list[Path] | None, typer.Option(help="A file of textual inversion; prompts know it by the file's name.")
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; else samples.prompts of the config.")] = None,
     strength: Annotated[str, typer.Option(help="Strengths of the LoRA, one column each, e.g. 0,0.5,1.")] = "0,1",
     output: Annotated[
@@ -288,9 +291,12 @@ def sample(
     if per_class:
         own += [f"samples.prompts={json.dumps(prompt)}", "model.classes=[]"] if prompt else []
         one = strengths[-1]
-        class_sampling.sample_classes(config, [*(overrides or []), *own], lora, one, per_class, batch, output, partial)
+        class_sampling.sample_classes(
+            config, [*(overrides or []), *own], lora, one, per_class, batch, output, partial, embedding or []
+        )
         return
-    sampling.sample(config, [*(overrides or []), *own], lora, prompt or [], strengths, output, partial, parts)
+    overridden = [*(overrides or []), *own]
+    sampling.sample(config, overridden, lora, prompt or [], strengths, output, partial, parts, embedding or [])
 
 
 @app.command()

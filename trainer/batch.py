@@ -6,7 +6,7 @@ Shapes: B samples, C latent channels, H x W pixels, h x w latent cells, T text t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -210,3 +210,16 @@ class AdapterDropout:
     inputs: float = 0.0  # of its inputs
     ranks: float = 0.0  # of its ranks, sample by sample
     modules: float = 0.0  # of its uses, as a whole
+
+
+EMBEDDINGS = "embeddings"  # the part of a family that new words are
+
+
+@dataclass(frozen=True)
+class NewWord:
+    """A word that a family's tokenizers learn, with vectors of its own (textual inversion, arXiv 2208.01618)."""
+
+    name: str
+    init: str = ""  # words of the vocabulary whose vectors it begins with; one counts for all
+    vectors: int = 0  # 0 = as many as those words have tokens
+    given: Mapping[str, Tensor] = field(default_factory=dict)  # vectors (n, E) instead, by text encoder

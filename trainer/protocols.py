@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         AdapterDropout,
         AdapterWeights,
         Geometry,
+        NewWord,
         NoiseContext,
         NoiseDraw,
         NoiseSchedule,
@@ -275,6 +276,8 @@ class Family(Protocol):
     drawn: Mapping[str, Any]  # width, height, guidance of samples where the config says nothing, if not the schema's
     file_parts: tuple[str, ...]  # those that `save_file` writes; none = there is no form of one file
     samplers: Mapping[str, Callable[[], Any]]  # those that it has beside, or for, the usual ones
+    embedding_keys: Mapping[str, tuple[str, ...]]  # text encoder -> names of its vectors in files of embeddings, the
+    # first of which is written; none = it learns no new words
     either_way: ClassVar[tuple[str, ...]]  # ends of kohya's names of layers taken for linear or for 1x1 convolutions
 
     @classmethod
@@ -342,15 +345,20 @@ class Family(Protocol):
         ...
 
     @classmethod
-    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
-        """A fast tokenizer of transformers that counts as the family's text encoders do. Reads no weights. Raises
-        UserError when there is none."""
+    def tokenizer_of(cls, base: str, tokenizer: str = "", words: Sequence[NewWord] = ()) -> Any:
+        """A fast tokenizer of transformers that counts as the family's text encoders do, once they have learned the
+        words. Reads no weights. Raises UserError when there is none."""
         ...
 
     @classmethod
     def token_room(cls, tokenizer: Any, max_tokens: int) -> int:
         """How many tokens of a caption reach the model, without begin and end marks. tokenizer: `tokenizer_of`'s;
         max_tokens: model.max_tokens."""
+        ...
+
+    def learn_words(self, words: Sequence[NewWord]) -> None:
+        """Teaches text encoders and tokenizers new words; their vectors are the part "embeddings" from then on, with
+        parameters "text_encoder.<word>". Called once, and where the family has `embedding_keys`. Raises UserError."""
         ...
 
     def to(self, device: Any, frozen_dtype: Any, only: Collection[str] | None = None) -> None:

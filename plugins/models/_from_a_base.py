@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plugins.models import _modules
 from plugins.models._needs_a_base import needs_a_base
+from trainer.batch import NewWord
 from trainer.errors import UserError
 
 
@@ -22,6 +23,7 @@ class FromABase:
     reads_captions: bool = True
     fills: bool = False
     samplers: ClassVar[Mapping[str, Callable[[], Any]]] = {}
+    embedding_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @classmethod
     def create(
@@ -42,6 +44,10 @@ class FromABase:
     def cannot_draw(self, prompt: str, negative: str, guidance: float) -> str:
         """Any text will do."""
         return ""
+
+    def learn_words(self, words: Sequence[NewWord]) -> None:
+        """Of the families whose text encoders are CLIP's."""
+        raise NotImplementedError(f"{self.name} learns no words")
 
     def fill_arguments(self, pixels: Tensor, hidden: Tensor) -> dict[str, Any]:
         raise NotImplementedError(f"{self.name} fills no pictures in")

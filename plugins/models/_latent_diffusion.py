@@ -19,6 +19,7 @@ from plugins.models import (
     _lora_reader,
     _marks,
     _modules,
+    _new_words,
     _noise_schedule,
     _single_file,
     _text,
@@ -29,11 +30,12 @@ from plugins.models import (
 from plugins.models._from_a_base import FromABase
 from plugins.models._identify import identify
 from plugins.models._modules import Network
+from plugins.models._new_words import NewWords
 from plugins.models._probe import predicts_velocity
 from plugins.models._single_file import Layout, SingleFile
 from plugins.models._source import BaseSource
-from plugins.models._text import TextSettings
-from trainer.batch import AdapterWeights, NoiseSchedule, TextStates
+from plugins.models._text import TextSettings, Tokens
+from trainer.batch import EMBEDDINGS, AdapterWeights, NewWord, NoiseSchedule, TextStates
 from trainer.errors import UserError
 
 
@@ -89,6 +91,7 @@ class LatentDiffusion(FromABase):
     name: ClassVar[str]
     layouts: ClassVar[Mapping[str, Layout]]  # of original checkpoints, by the name that `_identify` gives them
     either_way: ClassVar[tuple[str, ...]] = ("_proj_in", "_proj_out")  # around transformers
+    embedding_keys: ClassVar[Mapping[str, tuple[str, ...]]]
     drawn: ClassVar[Mapping[str, Any]] = {}
     pipeline_class: ClassVar[Any]
     fill_class: ClassVar[Any]  # the pipeline of inpainting models
@@ -110,6 +113,7 @@ class LatentDiffusion(FromABase):
         self.fills = _fill.fills(components.unet.config)
         self.parts: dict[str, nn.Module] = {"unet": components.unet, **components.text_encoders}
         self.file_parts = tuple(self.parts)
+        self.new_words: NewWords | None = None
 
     def use_zero_terminal_snr(self, on: bool) -> None:
         """Rescales the noise schedule to zero terminal SNR (Lin et al. 2023, arXiv 2305.08891), or takes that back.
@@ -125,11 +129,28 @@ class LatentDiffusion(FromABase):
         self.components = replace(self.components, schedule=stored)
         self.schedule = NoiseSchedule.discrete(stored.alphas_cumprod)
 
+    def learn_words(self, words: Sequence[NewWord]) -> None:
+        """Their vectors are a part from now on; the tokenizers that are saved stay as they were. Raises UserError."""
+        c = self.components
+        tokenizers = dict(zip(c.text_encoders, c.tokenizers.values(), strict=True))
+        self.new_words = _new_words.learned(c.text_encoders, tokenizers, words)
+        self.parts[EMBEDDINGS] = self.new_words.vectors
+
+    def _tokens(self, part: str, captions: Sequence[str]) -> Tokens:
+        """Captions as a text encoder takes them."""
+        c, words = self.components, self.new_words
+        own = dict(zip(c.text_encoders, c.tokenizers.values(), strict=True))
+        reader = own[part] if words is None else words.tokenizers[part]
+        positions = c.text_encoders[part].config.max_position_embeddings
+        given = _text.tokens(reader, captions, positions, self.text_settings)
+        return given if words is None else replace(given, ids=words.marked(part, given.ids))
+
     @classmethod
-    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
+    def tokenizer_of(cls, base: str, tokenizer: str = "", words: Sequence[NewWord] = ()) -> Any:
         """The (first) tokenizer of a base, without its weights. Raises UserError when there is none."""
         source = _loading.open_base(base, cls.layouts)
-        return _tokenizer.find(tokenizer, "tokenizer", source.tokenizer("tokenizer"), zero_padding=False)
+        found = _tokenizer.find(tokenizer, "tokenizer", source.tokenizer("tokenizer"), zero_padding=False)
+        return _new_words.reader(found, words) if words else found
 
     @classmethod
     def token_room(cls, tokenizer: Any, max_tokens: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.models import _prompt_weights
+from plugins.models import _new_words, _prompt_weights
 from plugins.models._modules import Network
 from trainer.batch import sent
 from trainer.errors import UserError
@@ -114,7 +114,7 @@ def encode(encoder: Network, given: Tokens, *, layer_from_end: int, final_norm: 
     it. The pooled states are those of the first chunk. A frozen encoder takes one caption at a time: how a batch is put
     together changes the last bits, and cached states must equal live ones.
     """
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters()):
+    if torch.is_grad_enabled() and _trains(encoder):
         encoded = _encode(encoder, given.ids, layer_from_end, final_norm)
     else:
         with torch.no_grad():
@@ -124,6 +124,10 @@ def encode(encoder: Network, given: Tokens, *, layer_from_end: int, final_norm: 
     if given.weights is None:
         return encoded
     return Encoded(encoded.hidden * sent(given.weights, encoded.hidden.device)[..., None], encoded.pooled)
+
+
+def _trains(encoder: Network) -> bool:
+    return _new_words.learns(encoder) or any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def _encode(encoder: Network, chunked: Tensor, layer_from_end: int, final_norm: bool) -> Encoded:

@@ -26,7 +26,7 @@ from plugins.models._anima_sampler import AnimaSampler
 from plugins.models._from_a_base import FromABase
 from plugins.models._modules import Network
 from plugins.models._unet import layers_within
-from trainer.batch import AdapterWeights, Geometry, NoiseSchedule, Shown, TextStates
+from trainer.batch import AdapterWeights, Geometry, NewWord, NoiseSchedule, Shown, TextStates
 from trainer.errors import UserError
 
 _CONTAINERS = {  # of the layers that sd-scripts' LoRAs adapt
@@ -138,7 +138,7 @@ class Anima(FromABase):
             )
 
     @classmethod
-    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
+    def tokenizer_of(cls, base: str, tokenizer: str = "", words: Sequence[NewWord] = ()) -> Any:
         """T5's, whose tokens become what the transformer reads. Raises UserError when there is none."""
         source = _anima_files.Folder(Path(base)) if _anima_files.is_folder(base) else _anima_files.bare(Path(base))
         return _anima_text.find_one("t5_tokenizer", source, tokenizer, 2**31)

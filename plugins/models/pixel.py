@@ -19,7 +19,7 @@ from plugins.models._modules import Network
 from plugins.models._pixel_base import PixelBase
 from plugins.models._pixel_network import TIMESTEPS, WHERE
 from plugins.models._pixel_pipeline import PixelPipeline
-from trainer.batch import AdapterWeights, Geometry, NoiseSchedule, Shown, TextStates
+from trainer.batch import AdapterWeights, Geometry, NewWord, NoiseSchedule, Shown, TextStates
 from trainer.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)  # grey of red, green and blue, as Pillow mixes them (ITU-R 601)
@@ -38,6 +38,7 @@ class Pixel:
     fills = False
     vae_dtype: Any = torch.float32
     either_way: ClassVar[tuple[str, ...]] = ()
+    embedding_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     text_parts: tuple[str, ...] = ()
     file_parts: tuple[str, ...] = ()
 
@@ -149,8 +150,11 @@ class Pixel:
         self.schedule = self._noise_schedule()
 
     @classmethod
-    def tokenizer_of(cls, base: str, tokenizer: str = "") -> Any:
+    def tokenizer_of(cls, base: str, tokenizer: str = "", words: Sequence[NewWord] = ()) -> Any:
         raise UserError("a model in pixel space reads names of classes, not tokens.")
+
+    def learn_words(self, words: Sequence[NewWord]) -> None:
+        raise NotImplementedError("pixel learns no words")
 
     @classmethod
     def token_room(cls, tokenizer: Any, max_tokens: int) -> int:

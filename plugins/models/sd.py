@@ -46,6 +46,9 @@ class StableDiffusion(LatentDiffusion):
     layouts = LAYOUTS
     pipeline_class = StableDiffusionPipeline
     fill_class = StableDiffusionInpaintPipeline
+    embedding_keys: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text_encoder": ("emb_params", "emp_params", "clip_l", "clip_h")  # A1111's, OneTrainer's (sic) and its bundles'
+    }
     pipeline_extras: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,
@@ -136,8 +139,7 @@ class StableDiffusion(LatentDiffusion):
 
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """The chosen layer's states after the final layer norm: hidden (B, T, E) float32, nothing pooled."""
-        positions = self.text_encoder.config.max_position_embeddings
-        given = _text.tokens(self.tokenizer, captions, positions, self.text_settings)
+        given = self._tokens("text_encoder", captions)
         layer = max(1, self.text_settings.clip_skip)
         states = _text.encode(self.text_encoder, given, layer_from_end=layer, final_norm=True)
         return TextStates({"hidden": states.hidden})

@@ -41,6 +41,7 @@ class StableDiffusionXL(LatentDiffusion):
     architecture = "stable-diffusion-xl-v1-base"
     pipeline_class = StableDiffusionXLPipeline
     fill_class = StableDiffusionXLInpaintPipeline
+    embedding_keys: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)}
     pipeline_extras: ClassVar[dict[str, Any]] = {"force_zeros_for_empty_prompt": True}
 
     def __init__(self, components: Components, text: TextSettings | None = None) -> None:
@@ -121,9 +122,8 @@ class StableDiffusionXL(LatentDiffusion):
     def encode_text(self, captions: Sequence[str]) -> TextStates:
         """hidden (B, T, E1 + E2) float32, of both encoders' last but one layers; pooled (B, P) of the second."""
         encoded = []
-        for encoder, tokenizer in zip(self.encoders, self.tokenizers, strict=True):
-            positions = encoder.config.max_position_embeddings
-            given = _text.tokens(tokenizer, captions, positions, self.text_settings)
+        for part, encoder in self.components.text_encoders.items():
+            given = self._tokens(part, captions)
             encoded.append(_text.encode(encoder, given, layer_from_end=_PENULTIMATE, final_norm=False))
         pooled = encoded[-1].pooled
         assert pooled is not None

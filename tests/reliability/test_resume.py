@@ -71,6 +71,14 @@ CASES = {
     "parts that learn for some of the time": (
         "training.text_encoder=true", "optimizer.windows={text_encoder=[0,3],'unet.mid_block'=[0.5,0]}",
     ),
+    "new words alone, averaged, of the usual length": (
+        "embeddings={words={ohwx='a'},keep_norm=true,until=4}", "training.unet=false", "ema={decay=0.9}",
+        "general.caption_prefix='ohwx'",
+    ),
+    "new words and a LoRA of both networks": (
+        "embeddings={words={ohwx='a'},vectors={ohwx=2},lr=1e-2}", "training.text_encoder=true",
+        "general.caption_prefix='ohwx'", "training.gradient_accumulation=2",
+    ),
     "sgd with momentum": ("optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",),
     "8-bit adam": ("optimizer.name='adamw8bit'", "lora.rank=128"),
     "8-bit lion": ("optimizer={name='lion8bit',lr=1e-4}", "lora.rank=128"),

@@ -7,21 +7,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.adapters import lora_file
+from trainer.adapters import embeddings, lora_file
 from trainer.adapters import peft_layers as lora_peft
+from trainer.adapters.embeddings import Embedding
 from trainer.adapters.naming import places
 from trainer.adapters.peft_layers import ADAPTER, Settings
 from trainer.adapters.quantise import is_quantised
 from trainer.adapters.weights import apply, change, delta, kind_of, name_of
 from trainer.batch import DOWN, UP, AdapterDropout, AdapterWeights
 from trainer.errors import UserError
+from trainer.files.tensor_file import read_header, read_tensors
 from trainer.protocols import Family
 from trainer.randomness import generator
 
@@ -177,21 +181,32 @@ def save(
     dtype: torch.dtype,
     metadata: Mapping[str, str],
     others: Mapping[str, AdapterWeights] | None = None,
+    words: Mapping[str, Embedding] | None = None,
 ) -> None:
-    """Writes all adapters, and `others` beside them by kohya's names, as a LoRA file, once our reader and the one that
-    the family's users have (diffusers') give back the same changes. Raises UserError and keeps an older file
+    """Writes all adapters as a LoRA file, `others` beside them by kohya's names, and new words, once our reader and the
+    one that the family's users have (diffusers') give back the same changes. Raises UserError and keeps an older file
     otherwise."""
     modules = weights(family) | dict(others or {})
 
     def prove(file: Path) -> None:
-        _prove(family, file, path, modules)
+        with _without_words(file) if words else nullcontext(file) as plain:
+            _prove(family, plain, path, modules)
 
     try:
-        lora_file.write(path, modules, dtype=dtype, metadata=metadata, prove=prove)
+        lora_file.write(path, modules, dtype=dtype, metadata=metadata, prove=prove, words=words)
     except _MisreadError:
         # diffusers misses the alphas of the attention's layers where they differ between blocks.
         one = lora_file.with_one_alpha(modules)
-        lora_file.write(path, one, dtype=dtype, metadata=metadata, prove=prove)
+        lora_file.write(path, one, dtype=dtype, metadata=metadata, prove=prove, words=words)
+
+
+@contextmanager
+def _without_words(file: Path) -> Iterator[Path]:
+    """A copy without new words, which diffusers' reader refuses."""
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / "lora.safetensors"
+        save_file(embeddings.split(read_tensors(file))[0], plain, read_header(file).metadata)
+        yield plain
 
 
 def match(

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from trainer import registry
-from trainer.adapters import lora_file
+from trainer.adapters import embeddings, lora_file
 from trainer.adapters import names as lora_names
 from trainer.adapters.naming import Weighted, doubled
 from trainer.adapters.weights import is_finite, is_zero, name_of, rank
 from trainer.errors import UserError
 from trainer.files.tensor_file import PICKLE_SUFFIXES, Header, is_pickle, read_header, read_tensors
 
-Kind = Literal["lora", "checkpoint", "diffusers folder", "tensors"]
+Kind = Literal["lora", "embedding", "checkpoint", "diffusers folder", "tensors"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Inspection:
     metadata: dict[str, str] = field(default_factory=dict)
     not_finite: tuple[str, ...] = ()  # what holds NaN or infinity
     zero: tuple[str, ...] = ()  # modules of a LoRA that change nothing
+    embeddings: tuple[str, ...] = ()  # new words: "ohwx: 2 vectors of 768 numbers for SD 1.x"
     doubled: tuple[str, ...] = ()  # "one = other": two names of one layer, of which some programs apply the last only
 
     def as_json(self) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def inspect(path: Path) -> Inspection:
     unread = next((what for name in header.shapes if (what := lora_names.unread(name))), None)
     if unread:
         return _of_unread(header, unread)
+    if embeddings.holds(header.shapes):
+        return _of_embedding(path, header)
     return _of_lora(path, header) if _names_adapters(header) else _of_checkpoint(path, header)
 
 
@@ -96,9 +99,28 @@ def _of_lora(path: Path, header: Header) -> Inspection:
         modules=len(file.modules),
         **_counts(header),
         metadata=file.metadata,
-        not_finite=tuple(name for name, m in file.modules.items() if not is_finite(m)),
+        not_finite=(
+            *(name for name, m in file.modules.items() if not is_finite(m)),
+            *embeddings.broken(file.embeddings),
+        ),
         zero=tuple(name for name, m in file.modules.items() if is_zero(m)),
+        embeddings=tuple(embeddings.told(name, one) for name, one in file.embeddings.items()),
         doubled=tuple(doubled(Weighted(file.modules, 1.0, str(path), file.metadata))),
+    )
+
+
+def _of_embedding(path: Path, header: Header) -> Inspection:
+    found = {path.stem: embeddings.read(path)}
+    (told,) = [embeddings.told(name, one) for name, one in found.items()]
+    return Inspection(
+        kind="embedding",
+        what="an embedding (textual inversion)",
+        base_version=header.metadata.get("ss_base_model_version"),
+        modules=len(header.shapes),
+        **_counts(header),
+        metadata=header.metadata,
+        embeddings=(told,),
+        not_finite=tuple(embeddings.broken(found)),
     )
 
 

@@ -20,7 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from trainer.adapters import embeddings
 from trainer.adapters import names as lora_names
+from trainer.adapters.embeddings import Embedding
 from trainer.adapters.weights import delta, is_finite, is_zero, kind_of, name_of, rank
 from trainer.batch import MAGNITUDE, UP, AdapterWeights
 from trainer.errors import UserError
@@ -39,6 +41,7 @@ class NothingLearnedError(UserError):
 class LoraFile:
     modules: dict[str, AdapterWeights]  # by the file's name: lora_unet_mid_block_... or unet.mid_block...
     metadata: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, Embedding] = field(default_factory=dict)  # of new words that it holds too
 
 
 def write(
@@ -48,25 +51,27 @@ def write(
     dtype: torch.dtype,
     metadata: Mapping[str, str],
     prove: Callable[[Path], None] | None = None,
+    words: Mapping[str, Embedding] | None = None,
 ) -> None:
     """Writes a LoRA file, reads it back and compares it with `modules` before it takes its name.
 
-    prove: a further check of the finished file under its temporary name. Raises UserError, and leaves an older file as
-    it is, when a tensor holds NaN or infinity (in memory, or once stored as `dtype`), when no module changes anything,
-    or when the file differs from what was asked for.
+    prove: a further check of the finished file under its temporary name; words: embeddings that it holds too. Raises
+    UserError, and leaves an older file as it is, when a tensor holds NaN or infinity (in memory, or once stored as
+    `dtype`), when no module changes anything, or when the file differs from what was asked for.
     """
     broken = [name for name, weights in modules.items() if not is_finite(weights)]
     if broken:
         raise UserError(f"{path}: not written, {len(broken)} modules hold NaN or infinity, such as {broken[0]}")
     if not modules or all(is_zero(weights) for weights in modules.values()):
         raise NothingLearnedError(f"{path}: not written, nothing was learned (no module of the LoRA changes anything)")
-    tensors = to_tensors(modules, dtype)
+    tensors = to_tensors(modules, dtype) | embeddings.bundled(words or {})
     content = safetensors.torch.save(tensors, {**metadata, **hashes(tensors, metadata)})
 
     def check(temporary: Path) -> None:
         if temporary.read_bytes() != content:
             raise OSError(None, "it reads back differently", str(path))  # the disk's fault, so the run goes on
         _prove(temporary, path, modules, dtype)
+        _prove_words(temporary, path, words or {})
         if prove is not None:
             prove(temporary)
 
@@ -80,7 +85,8 @@ def read(path: Path) -> LoraFile:
     come from their metadata.
     """
     metadata = {} if is_pickle(path) else read_header(path).metadata
-    return LoraFile(from_tensors(read_tensors(path), str(path), _Alphas.of(path, metadata)), metadata)
+    tensors, words = embeddings.split(read_tensors(path))
+    return LoraFile(from_tensors(tensors, str(path), _Alphas.of(path, metadata)), metadata, words)
 
 
 def to_tensors(modules: Mapping[str, AdapterWeights], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -227,6 +233,12 @@ def _prove(temporary: Path, path: Path, modules: Mapping[str, AdapterWeights], d
             raise UserError(f"{path}: not written, {name} is too small to be stored as {dtype}; use fp32")
         if not matches(found, weights):
             raise UserError(f"{path}: not written, {name} reads back as another change than was trained")
+
+
+def _prove_words(temporary: Path, path: Path, words: Mapping[str, Embedding]) -> None:
+    found = read(temporary).embeddings
+    if found.keys() != words.keys() or not all(embeddings.equal(found[name], words[name]) for name in words):
+        raise UserError(f"{path}: not written, its new words read back as other vectors than were trained")
 
 
 def _is_rounded(found: Tensor, wanted: Tensor) -> bool:

@@ -30,7 +30,7 @@ def fill(config: BaseConfig, console: Console) -> None:
     placement = Placement(family, accelerator.device, DTYPES[config.training.precision], resting_parts(config, family))
     if config.data.cache_latents:
         latents_of(config, console, accelerator, placement, dataset)
-    if config.data.cache_text and not config.text_encoder_trains:
+    if config.data.cache_text and not config.text_states_change:
         captions = Loader(dataset, Plan(dataset, config.run.seed), config.run.seed).possible_captions()
         texts_of(config, console, accelerator, placement, captions)
     console.say(f"{config.data.cache_dir}: complete for {len(dataset.items)} images")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.assembly import warm_start
+from trainer.assembly import embeddings, warm_start
 from trainer.assembly.memory import MemoryEstimate, estimate
 from trainer.assembly.model import open_family
 from trainer.assembly.needs import estimate_lines
@@ -95,6 +95,8 @@ def rates_of(config: BaseConfig, steps: int) -> dict[str, Rate]:
         found["text encoder"] = of(config.text_encoder_lr, (0, training.text_encoder_until or 0))
     for block in dict.fromkeys([*optimizer.rates, *optimizer.windows]):
         found[block] = of(optimizer.rates.get(block, rate), optimizer.windows.get(block, ALWAYS))
+    if config.embeddings.words:
+        found["embeddings"] = of(embeddings.rate(config), (0, config.embeddings.until or 0))
     if training.unet:
         found["others" if found else "all"] = of(rate)
     return found
@@ -115,6 +117,7 @@ def _outline(config: BaseConfig) -> tuple[Family | None, list[str]]:
     except UserError as error:
         return None, error.problems
     try:
+        embeddings.teach(config, family)
         warm_start.found(config, family)
     except UserError as error:
         return family, error.problems
@@ -142,4 +145,5 @@ def _notes(config: BaseConfig, subject: Subject, family: Family | None) -> list[
     return [
         *([f"{len(pictures)} samples each time"] if pictures else ()),
         *(line.removeprefix("note: ") for line in told),
+        *embeddings.unseen(config, subject.split.training),
     ]

@@ -124,7 +124,7 @@ def make_loader(
             console.say(line)
     else:
         vae_precision.tell(config, console, placement, plan.dataset)
-    if config.data.cache_text and not config.text_encoder_trains:
+    if config.data.cache_text and not config.text_states_change:
         bare = make()
         if not bare.captions_foreseen:
             placement.keep(family.text_parts)  # they encode while the run goes on
@@ -163,7 +163,7 @@ def questions_of(
             objective=objective_of(config, family).diffusers_name,
             schedule=family.schedule,
             encode_images=encode_images,
-            encode_text=None if config.text_encoder_trains else text_encoder(accelerator, placement),
+            encode_text=None if config.text_states_change else text_encoder(accelerator, placement),
         )
 
 
@@ -188,7 +188,7 @@ def validator_of(
         save_best=partial(result.save, run_dir.best) if settings.keep_best else None,
         report=partial(learning_page.write, run_dir=run_dir),
         emit=emit,
-        without=partial(injection.scaled, family, 0.0) if config.training.method == "lora" else None,
+        without=partial(injection.scaled, family, 0.0) if injection.adapters(family) else None,
         patience=settings.early_stop,
         start=done,
         stopped=control.stops,

@@ -14,8 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainer.adapters import injection
 from trainer.adapters.norm_limit import NormLimit
+from trainer.assembly import embeddings
 from trainer.assembly.model import learning_steps
 from trainer.assembly.processes import share_out
+from trainer.batch import EMBEDDINGS
 from trainer.config.schema.whole import BaseConfig
 from trainer.device.checkpointing import set_level
 from trainer.device.compilation import Compiled
@@ -49,6 +51,7 @@ class Learner:
     update: Update
     compiled: Compiled | None
     limit: NormLimit | None  # of the adapters' lengths
+    lengths: Callable[[], None] | None  # brings new words' vectors to their length
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
 
     @property
@@ -65,7 +68,8 @@ def learner_of(
     level = config.training.gradient_checkpointing
     set_level(family.parts.values(), "off" if level == "auto" else level)
     processes = share_out(config, accelerator, family, rates)
-    groups = parameters.groups(family.parts, Rates(rates, settings.rates, settings.windows, settings.lora_plus))
+    windows = {**settings.windows, **embeddings.windows(config)}
+    groups = parameters.groups(family.parts, Rates(rates, settings.rates, windows, settings.lora_plus))
     groups = optimizers.split(settings.name, groups)
 
     def real(groups: Sequence[Group]) -> Optimizer:
@@ -103,6 +107,7 @@ def learner_of(
         update=processes.own_update() or _update_of(config, accelerator, optimizer),
         compiled=compiled,
         limit=_norm_limit(config, family),
+        lengths=embeddings.Lengths(family.parts[EMBEDDINGS]) if config.embeddings.keep_norm else None,
         spare_optimizer=make,
     )
 

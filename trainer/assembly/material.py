@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from trainer.assembly import warm_start
+from trainer.assembly import embeddings, warm_start
 from trainer.assembly.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of
 from trainer.assembly.model import hold_small, open_to_train, prepare_parts, resting_parts
 from trainer.assembly.pace import pace_of
@@ -52,10 +52,13 @@ def material_of(
     accelerator = accelerator_for(config)
     family = opened(config)
     drawing.refuse(family, wanted)
+    taught = embeddings.teach(config, family)
     start = warm_start.begun(config, family)
     for line in (*family.notes, *(start.notes if start else ()), *drawing.notes(family, wanted)):
         console.say(f"note: {line}")
     split = split_of(config, scan_data(config, console, family))
+    for line in (*taught, *embeddings.lines(config, family, split.training)):
+        console.say(line)
     for line in held_out_lines(config, split):
         console.say(line)
     hold_small(config, family, accelerator.device)

@@ -11,9 +11,10 @@ from trainer import registry
 from trainer.adapters import injection
 from trainer.adapters.quantise import Bits, quantise
 from trainer.adapters.warm_start import WarmStart
+from trainer.assembly import embeddings
 from trainer.assembly.headers import not_trained
 from trainer.assembly.readiness import missing_base
-from trainer.batch import AdapterWeights
+from trainer.batch import EMBEDDINGS, AdapterWeights
 from trainer.config.schema.whole import BaseConfig
 from trainer.data.dataset import Dataset
 from trainer.data.sources.classes import class_names
@@ -105,14 +106,15 @@ def _refuse_resting_new_parts(config: BaseConfig, family: Family) -> None:
 
 
 def trained_parts(config: BaseConfig, family: Family) -> set[str]:
+    """Those that train as a whole or by adapters; new words are beside them."""
     text = set(family.text_parts)
-    others = set(family.parts) - text
+    others = set(family.parts) - text - {EMBEDDINGS}
     return (others if config.training.unet else set()) | (text if config.text_encoder_trains else set())
 
 
 def tokenizer_of(config: BaseConfig) -> Any:
-    """The tokenizer of the base, without its weights. Raises UserError."""
-    return _family_class(config).tokenizer_of(config.model.base, config.model.tokenizer)
+    """The tokenizer of the base with the run's new words, without weights. Raises UserError."""
+    return _family_class(config).tokenizer_of(config.model.base, config.model.tokenizer, embeddings.words_of(config))
 
 
 def token_room_of(config: BaseConfig, tokenizer: Any) -> int:
@@ -138,7 +140,7 @@ def objective_of(config: BaseConfig, family: Family) -> Objective:
 
 def resting_parts(config: BaseConfig, family: Family) -> list[str]:
     """What steps do not need: those whose output is cached."""
-    text = family.text_parts if config.data.cache_text and not config.text_encoder_trains else ()
+    text = family.text_parts if config.data.cache_text and not config.text_states_change else ()
     return [*text, *([VAE] if config.data.cache_latents else [])]
 
 
@@ -157,9 +159,9 @@ def prepare_parts(config: BaseConfig, family: Family, start: WarmStart | None = 
     """Injects adapters or unfreezes weights; returns the learning rate of each part that trains. start: what the
     adapters go on from."""
     training, rate = config.training, config.optimizer.lr
-    rates = {name: rate for name in family.parts if training.unet and name not in family.text_parts}
-    if config.text_encoder_trains:
-        rates |= dict.fromkeys(family.text_parts, config.text_encoder_lr)
+    learning = trained_parts(config, family)
+    rates = {name: rate for name in family.parts if name in learning and name not in family.text_parts}
+    rates |= {name: config.text_encoder_lr for name in family.text_parts if name in learning}
     if training.method == "lora":
         settings = config.lora
         injection.inject(
@@ -183,6 +185,9 @@ def prepare_parts(config: BaseConfig, family: Family, start: WarmStart | None = 
             parameters.unfreeze(family.parts[name], DTYPES[training.weight_dtype])
     for parameter in family.unused_parameters():
         parameter.requires_grad_(False)
+    if EMBEDDINGS in family.parts:
+        family.parts[EMBEDDINGS].requires_grad_(True)
+        rates[EMBEDDINGS] = embeddings.rate(config)
     return rates
 
 
@@ -224,4 +229,5 @@ def result_of(
         _refuse_lost_parts(config, family)
         facts = model_metadata_of(config, family, dataset)
         return FullResult(family, dtype, config.save.full, facts)
-    return LoraResult(family, dtype, metadata_of(config, family, dataset, pace, processes), waiting)
+    facts_after = metadata_of(config, family, dataset, pace, processes)
+    return LoraResult(family, dtype, facts_after, waiting, bundle=config.embeddings.bundle)

@@ -217,7 +217,9 @@ def _loop(
             learner.update,
             learner.compiled,
         ),
-        end=StepEnd(learner.update, learner.optimizer, learner.schedule, learner.limit, learner.averages),
+        end=StepEnd(
+            learner.update, learner.optimizer, learner.schedule, learner.limit, learner.averages, learner.lengths
+        ),
         log=StepLog(
             accelerator,
             pace,

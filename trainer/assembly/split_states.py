@@ -21,6 +21,7 @@ def unsplittable(config: BaseConfig) -> list[str]:
         ),
         "performance.channels_last: true; use false": performance.channels_last,
         "performance.compile: true; use false": performance.compile,
+        "embeddings.words: leave it out": bool(config.embeddings.words),
         "preservation and prior_prediction, which ask the base: leave them out": config.asks_base,
     }
     return [text for text in wrong if wrong[text]]

@@ -36,6 +36,7 @@ def sample_classes(
     batch: int,
     output: Path | None,
     partial: bool = False,
+    embeddings: Sequence[Path] = (),
 ) -> Path:
     """Draws `count` pictures of each of model.classes, or of each prompt where there are none, `batch` at once.
 
@@ -48,11 +49,13 @@ def sample_classes(
     found = wanted(config, count, folder)
     if lora is not None:
         paths.need("--lora", str(lora), "file")
+    for embedding in embeddings:
+        paths.need("--embedding", str(embedding), "file")
     readiness.refuse(config, readiness.of_base)
     if reason := paths.in_the_way(folder):
         raise UserError(f"--output: nothing can be put into {folder}: {reason}. Name another folder with -o.")
     missing = [one for one in found if not one.file.exists()]
-    _draw(config, missing, lora, strength, batch, partial)
+    _draw(config, missing, lora, strength, batch, partial, embeddings)
     Console().say(f"{folder}: {len(found)} pictures, {len(found) - len(missing)} of them were there")
     return folder
 
@@ -86,12 +89,19 @@ def _stem(prompt: str) -> str:
 
 
 def _draw(
-    config: BaseConfig, missing: Sequence[Wanted], lora: Path | None, strength: float, batch: int, partial: bool
+    config: BaseConfig,
+    missing: Sequence[Wanted],
+    lora: Path | None,
+    strength: float,
+    batch: int,
+    partial: bool,
+    embeddings: Sequence[Path],
 ) -> None:
     if not missing:
         return
     with loading():
         from trainer.adapters import lora_file, tools
+        from trainer.assembly.embeddings import learn
         from trainer.assembly.model import open_family
         from trainer.assembly.processes import accelerator_for
         from trainer.run.advice import shortage_told
@@ -103,7 +113,10 @@ def _draw(
     drawing.refuse(family, requests)
     for line in drawing.notes(family, requests):
         console.say(f"note: {line}")
-    modules = None if lora is None else lora_file.read(lora).modules
+    file = None if lora is None else lora_file.read(lora)
+    for line in learn(family, file, str(lora), embeddings):
+        Console().say(line)
+    modules = None if file is None else file.modules
     with shortage_told("while pictures were drawn", "a smaller --batch"):
         family.to(accelerator.device, dtype)
         into = (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.adapters import extraction, header, inspection, lora_file, naming, tools
+from trainer.adapters import embeddings, extraction, header, inspection, lora_file, naming, tools
+from trainer.adapters.embeddings import Embedding
+from trainer.adapters.lora_file import LoraFile
 from trainer.adapters.naming import Weighted
 from trainer.adapters.tools import Approximated
 from trainer.assembly.model import open_family
@@ -30,7 +32,7 @@ def inspect(path: Path, *, as_json: bool) -> None:
 def resize(file: Path, rank: int, conv_rank: int, output: Path, dtype: str) -> None:
     given = lora_file.read(file)
     found = tools.resize(Weighted(given.modules, 1.0, str(file), given.metadata), rank, conv_rank)
-    _save(found, output, dtype, header.resized(given.metadata, found.modules, output.stem))
+    _save(found, output, dtype, header.resized(given.metadata, found.modules, output.stem), given.embeddings)
 
 
 def convert(file: Path, projections: str | None, output: Path, dtype: str) -> None:
@@ -41,7 +43,8 @@ def convert(file: Path, projections: str | None, output: Path, dtype: str) -> No
     modules = named.modules
     if projections:
         modules = tools.with_dimensions(modules, naming.either_way(named), 4 if projections == "convolution" else 2)
-    _save(Approximated(dict(modules), 1.0), output, dtype, {**given.metadata, "ss_output_name": output.stem})
+    told = {**given.metadata, "ss_output_name": output.stem}
+    _save(Approximated(dict(modules), 1.0), output, dtype, told, given.embeddings)
 
 
 def extract(
@@ -101,7 +104,8 @@ def put_together(files: Sequence[Path], strengths: Sequence[float], rank: int, o
     given = [lora_file.read(file) for file in files]
     read = [Weighted(g.modules, s, str(f), g.metadata) for g, s, f in zip(given, strengths, files, strict=True)]
     found = tools.combine(read, rank) if rank else Approximated(tools.concatenate(read), 1.0)
-    _save(found, output, dtype, header.merged([g.metadata for g in given], found.modules, output.stem))
+    words = _all_words(given, files)
+    _save(found, output, dtype, header.merged([g.metadata for g in given], found.modules, output.stem), words)
 
 
 def put_into_base(
@@ -114,7 +118,11 @@ def put_into_base(
     _refuse_existing(output)
     family = open_base(base)
     pairs = zip(files, strengths, strict=True)
-    placed = [tools.put_into(family, lora_file.read(f).modules, s, str(f), partial=partial) for f, s in pairs]
+    read = [(lora_file.read(f), f, s) for f, s in pairs]
+    placed = [tools.put_into(family, one.modules, s, str(f), partial=partial) for one, f, s in read]
+    for lora, file, _ in read:
+        for word in lora.embeddings:
+            Console().say(f"{file}: the embedding of {word!r} is not put into the base: its vocabulary stays as it is")
     for file, one in zip(files, placed, strict=True):
         for name in one.left_out:
             Console().say(f"{file}: {name} does not fit this base and is left out")
@@ -131,9 +139,26 @@ def open_base(base: Path) -> Family:
     return open_family(Config.model_validate({"model": {"base": str(base)}}))
 
 
-def _save(found: Approximated, output: Path, dtype: str, metadata: dict[str, str]) -> None:
+def _all_words(given: Sequence[LoraFile], files: Sequence[Path]) -> dict[str, Embedding]:
+    """The embeddings of all files. Raises UserError where two mean other things by one word."""
+    found: dict[str, Embedding] = {}
+    for one, file in zip(given, files, strict=True):
+        for word, embedding in one.embeddings.items():
+            if word in found and not embeddings.equal(found[word], embedding):
+                raise UserError(f"{file}: holds another embedding of {word!r} than a file before it.")
+            found[word] = embedding
+    return found
+
+
+def _save(
+    found: Approximated,
+    output: Path,
+    dtype: str,
+    metadata: dict[str, str],
+    words: Mapping[str, Embedding] | None = None,
+) -> None:
     _refuse_existing(output)
-    lora_file.write(output, found.modules, dtype=DTYPES[dtype], metadata=metadata)
+    lora_file.write(output, found.modules, dtype=DTYPES[dtype], metadata=metadata, words=words)
     Console().say(f"saved {output}: {len(found.modules)} modules, {found.kept:.1%} of the change kept")
 
 

@@ -22,6 +22,7 @@ def lines(path: Path, found: Inspection) -> Iterator[str]:
         "numbers": f"{found.parameters:,} in {', '.join(f'{n:,} {name}' for name, n in found.dtypes.items())} tensors",
     }
     yield from (f"  {name:<9} {value}" for name, value in facts.items() if value)
+    yield from (f"  new word  {one}" for one in found.embeddings)
     yield _soundness(found)
     if found.metadata:
         yield f"metadata ({len(found.metadata)}):"

@@ -31,11 +31,13 @@ def sample(
     output: Path | None,
     partial: bool = False,
     parts: Path | None = None,
+    embeddings: Sequence[Path] = (),
 ) -> Path:
     """A grid: a row for each prompt, a column for each strength of the LoRA, the same seed in a row.
 
     output: a file, or a folder for numbered ones; without it they lie in the run's folder, or where it would be. What
-    is there already stays. parts: a folder for the pictures one by one, ROW-COLUMN.png.
+    is there already stays. embeddings: files of new words, named after them. parts: a folder for the pictures one by
+    one, ROW-COLUMN.png.
     """
     config = trained(reading.read(path, overrides))
     if texts:
@@ -45,10 +47,13 @@ def sample(
         raise UserError("--prompt: there is nothing to draw; give a prompt here or in samples.prompts.")
     if lora is not None:
         paths.need("--lora", str(lora), "file")
+    for embedding in embeddings:
+        paths.need("--embedding", str(embedding), "file")
     readiness.refuse(config, readiness.of_base)
     target = _target(config, output)
     with loading():
         from trainer.adapters import lora_file, tools
+        from trainer.assembly.embeddings import learn
         from trainer.assembly.model import open_family
         from trainer.assembly.processes import accelerator_for
         from trainer.run.advice import shortage_told
@@ -60,7 +65,10 @@ def sample(
     drawing.refuse(family, wanted)
     for line in drawing.notes(family, wanted):
         Console().say(f"note: {line}")
-    modules = None if lora is None else lora_file.read(lora).modules
+    file = None if lora is None else lora_file.read(lora)
+    for line in learn(family, file, str(lora), embeddings):
+        Console().say(line)
+    modules = None if file is None else file.modules
     columns: list[list[Image]] = []
     with shortage_told("while pictures were drawn", "a smaller samples.width and samples.height"):
         family.to(accelerator.device, dtype)

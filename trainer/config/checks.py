@@ -15,13 +15,14 @@ from trainer.config.schema.whole import BaseConfig
 from trainer.errors import UserError
 
 FORBIDDEN = '<>:"/\\|?*'  # in names of files, by Windows
+_WORD = re.compile(r"[\w-]+")  # that other programs can know an embedding by
 OWN_RANDOMNESS = ("kron",)  # optimizers
 LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    rules = (_required, _exclusions, _kernels, _small_base, _updates, _plugins, _ranges)
+    rules = (_required, _exclusions, _embeddings, _kernels, _small_base, _updates, _plugins, _ranges)
     return [line for rule in rules for line in rule(config)]
 
 
@@ -91,7 +92,7 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
     training = config.training
     if {"steps", "epochs"} <= training.model_fields_set and training.epochs:
         yield f"training.steps: {training.steps} excludes training.epochs = {training.epochs}; keep one of them."
-    if not (training.unet or config.text_encoder_trains):
+    if not (training.unet or config.text_encoder_trains or config.embeddings.words):
         text = "optimizer.text_encoder_lr is 0" if training.text_encoder else "training.text_encoder is false too"
         yield f"training.unet: false, and {text}: nothing would train."
     if config.validation.split and config.validation.datasets:
@@ -103,6 +104,28 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
     pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
     if len(pairing) > 1:
         yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
+
+
+def _embeddings(config: BaseConfig) -> Iterator[str]:
+    settings = config.embeddings
+    for word, init in settings.words.items():
+        if not _WORD.fullmatch(word):
+            yield (
+                f"embeddings.words.{word!r}: expected one word of letters, numbers, _ and -: it becomes the name of a "
+                "file, by which other programs know it."
+            )
+        if not init.strip():
+            yield f"embeddings.words.{word!r}: missing; name a word that its vectors begin as."
+    folded = [word.lower() for word in settings.words]
+    for word in sorted({one for one in folded if folded.count(one) > 1}):
+        yield f"embeddings.words: {word!r} is there twice; text encoders make no difference between A and a."
+    for word in settings.vectors.keys() - settings.words.keys():
+        yield f"embeddings.vectors.{word!r}: there is no such word in embeddings.words."
+    if settings.words and config.training.method == "full":
+        yield (
+            "embeddings.words: train alone or with a LoRA; with training.method = 'full' they are not supported. Set "
+            "it to 'lora'."
+        )
 
 
 def _kernels(config: BaseConfig) -> Iterator[str]:
@@ -233,6 +256,18 @@ def _preservation_notes(config: BaseConfig) -> Iterator[str]:
         yield f"note: preservation.{name} has no effect on what is asked of the base here."
 
 
+def _embeddings_notes(config: BaseConfig) -> Iterator[str]:
+    settings = config.embeddings
+    if not settings.words:
+        for name in sorted(settings.model_fields_set - {"words", "vectors"}):
+            yield f"note: embeddings.{name} has no effect without embeddings.words."
+    elif config.data.cache_text and "cache_text" in config.data.model_fields_set:
+        yield (
+            "note: data.cache_text has no effect while new words learn (embeddings.words): what captions are encoded "
+            "to changes with each step."
+        )
+
+
 def notes(config: BaseConfig) -> list[str]:
     """Settings that have no effect, and what is worth knowing: printed before a run, never an error."""
     lines = []
@@ -255,6 +290,7 @@ def notes(config: BaseConfig) -> list[str]:
             "scale_parameter = false, relative_step = false, warmup_init = false }."
         )
     lines += _preservation_notes(config)
+    lines += _embeddings_notes(config)
     if config.samples.every and not config.samples.prompts:
         lines.append("note: samples.every has no effect without samples.prompts.")
     v, tables = config.validation, [*config.datasets, config.general]

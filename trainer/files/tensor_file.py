@@ -156,6 +156,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
+    if isinstance(content, dict) and isinstance(content.get("string_to_param"), dict):  # an embedding of A1111
+        content = content["string_to_param"]
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors")

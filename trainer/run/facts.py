@@ -29,7 +29,7 @@ def metadata_of(
     kind = registry.find("adapters", config.lora.method)
     options = dataset.groups[0]
     sides = resolution_of(dataset)
-    triggers = sorted({item.source.options.trigger for item in dataset.items} - {""})
+    triggers = sorted({item.source.options.trigger for item in dataset.items} - {""} | {*config.embeddings.words})
     hashes = cache(lambda: base_hashes(Path(config.model.base)))  # reads the whole file: when it is first asked for
 
     def after(step: int) -> dict[str, str]:

@@ -11,13 +11,14 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 
-from trainer.adapters import header, injection
+from trainer.adapters import embeddings, header, injection
 from trainer.adapters.inspection import not_finite
 from trainer.batch import AdapterWeights
 from trainer.errors import UserError
 from trainer.files.atomic import write_file, write_folder
 from trainer.protocols import Family
 
+EMBEDDINGS_END = "-embeddings"  # of the name of the folder of new words
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -43,18 +44,33 @@ class SharedResult:
 
 @dataclass(frozen=True)
 class LoraResult:
-    """One .safetensors file in kohya's format; `metadata(step)` is what its header says."""
+    """One .safetensors file in kohya's format; `metadata(step)` is what its header says. New words lie in a folder
+    beside it, which is all there is where nothing else trains."""
 
     family: Family
     dtype: torch.dtype
     metadata: Callable[[int], dict[str, str]]
     waiting: Mapping[str, AdapterWeights] = field(default_factory=dict)  # adapters that do not train, by kohya's names
+    bundle: bool = True  # whether the file holds new words too, which always have a folder of files of their own
 
     def save(self, stem: Path, step: int) -> Path:
-        target = stem.with_name(stem.name + ".safetensors")
+        target, folder = stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + EMBEDDINGS_END)
+        words = embeddings.of_family(self.family)
+        if words:
+            embeddings.write(folder, words, self._about_words(step))
+        if not (injection.adapters(self.family) or self.waiting):
+            return folder
         told = header.with_sizes(self.metadata(step), injection.weights(self.family))
-        injection.save(self.family, target, dtype=self.dtype, metadata=told, others=self.waiting)
+        inside = words if self.bundle else {}
+        injection.save(self.family, target, dtype=self.dtype, metadata=told, others=self.waiting, words=inside)
         return target
+
+    def _about_words(self, step: int) -> dict[str, str]:
+        return {
+            "modelspec.architecture": f"{self.family.architecture}/textual-inversion",
+            "ss_base_model_version": self.family.base_version,
+            "ss_steps": str(step),
+        }
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -30,6 +31,7 @@ class StepEnd:
     schedule: LRScheduler
     limit: NormLimit | None
     averages: Averages
+    lengths: Callable[[], None] | None = None  # brings what trains to its length
 
     def take(self, number: int) -> Ended:
         """Ends step `number`, with which so many are finished."""
@@ -38,5 +40,7 @@ class StepEnd:
         self.optimizer.zero_grad()
         self.schedule.step()
         shrunk = None if self.limit is None else self.limit()
+        if self.lengths is not None:
+            self.lengths()
         self.averages.update(number)
         return Ended(norm.detach(), rates, shrunk)

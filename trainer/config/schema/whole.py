@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 
 from trainer.config.schema.base import Section
 from trainer.config.schema.data import DatasetSettings, DataSettings, GeneralSettings, SubsetOptions, effective
+from trainer.config.schema.embeddings import EmbeddingsSettings
 from trainer.config.schema.lora import LoraSettings
 from trainer.config.schema.loss import LossSettings, TimestepsSettings
 from trainer.config.schema.model import ModelSettings
@@ -27,6 +28,7 @@ class BaseConfig(Section):
     model: ModelSettings = Field(default_factory=ModelSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    embeddings: EmbeddingsSettings = Field(default_factory=EmbeddingsSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     ema: EmaSettings = Field(default_factory=EmaSettings)
@@ -49,6 +51,11 @@ class BaseConfig(Section):
     def text_encoder_trains(self) -> bool:
         """A learning rate of 0 freezes it, as in sd-scripts."""
         return self.training.text_encoder and self.optimizer.text_encoder_lr != 0
+
+    @property
+    def text_states_change(self) -> bool:
+        """Whether captions are encoded anew in each step, since something learns there."""
+        return self.text_encoder_trains or bool(self.embeddings.words)
 
     @property
     def asks_base(self) -> bool:
