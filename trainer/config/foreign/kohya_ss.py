@@ -112,8 +112,6 @@ class _Fed:
 
 def source(content: Mapping[str, Any], folder: Path) -> Source:
     """Raises UserError for a model that is not SD or SDXL."""
-    if "token_string" in content:
-        raise UserError("token_string: textual inversion is not here; there are LoRAs and full fine-tunes.")
     if others := [name for name in OTHER_MODELS if literal(content.get(name)) is True]:
         raise UserError(f"{others[0]}: it trains what is not here; there are SD 1.x, 2.x and SDXL.")
     fed = _Fed(content)
@@ -131,6 +129,8 @@ def source(content: Mapping[str, Any], folder: Path) -> Source:
 
 def _script(content: Mapping[str, Any]) -> str:
     sdxl = any(literal(content.get(name)) is True for name in ("sdxl", "sdxl_checkbox"))
+    if "token_string" in content:
+        return reader.INVERSION[sdxl]
     if "LoRA_type" in content:
         return "sdxl_train_network.py" if sdxl else "train_network.py"
     if sdxl:

@@ -36,7 +36,9 @@ def source(content: Mapping[str, Any], folder: Path) -> Source:
         raise UserError("flux_args: there are SD 1.x, 2.x and SDXL here.")
     mode = content.get(_MODE, {}).get(_MODE, "lora") if isinstance(content.get(_MODE, {}), Mapping) else "lora"
     if mode != "lora":
-        raise UserError(f"train_mode = {mode!r}: textual inversion is not here.")
+        raise UserError(
+            f"train_mode = {mode!r}: its textual inversion is not read; set [embeddings] (docs/textual-inversion.md)."
+        )
     raw = dict(_keys(content))
     easy = str(raw.get("saving_args.args.easy_name") or "")
     given: dict[str, Any] = {}

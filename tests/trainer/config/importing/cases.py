@@ -405,6 +405,34 @@ bucket_reso_steps = 16
 bucket_no_upscale = false
 """
 
+INVERSION = (
+    SD_SCRIPTS_FLAT.split("network_module", maxsplit=1)[0]
+    + f"""
+token_string = "ohwx"
+init_word = "a"
+num_vectors_per_token = 2
+learning_rate = 1e-3
+max_train_steps = 8
+mixed_precision = "no"
+save_model_as = "safetensors"
+use_style_template = true
+{SIZES}
+"""
+)
+WORDS_BESIDE = ONETRAINER.replace(
+    '"masked_training"',
+    '"preserve_embedding_norm": true, "bundle_additional_embeddings": false, "embedding_learning_rate": 0.01, '
+    '"additional_embeddings": [{"placeholder": "<ohwx>", "train": true, "token_count": 3, '
+    '"initial_embedding_text": "a", "is_output_embedding": false, "stop_training_after_unit": "NEVER"}], '
+    '"masked_training"',
+)
+WORDS_ALONE = ONETRAINER.replace('"LORA", "model_type"', '"EMBEDDING", "model_type"').replace(
+    '"masked_training"', '"embedding": {"placeholder": "ohwx", "initial_embedding_text": "a"}, "masked_training"'
+)
+AI_WORD = AI_TOOLKIT.replace(
+    'trigger_word: "ohwx"', 'embedding: {trigger: "ohwx", tokens: 2, init_words: "a"}'
+).replace("        batch_size: 2\n", "        batch_size: 2\n        embedding_lr: 1.0e-2\n")
+
 CASES = {
     "LoRA_Easy_Training_Scripts": Case("easy.toml", LORA_EASY),
     "sd-scripts, flat": Case("flat.toml", SD_SCRIPTS_FLAT),
@@ -416,6 +444,10 @@ CASES = {
     "cmd": Case("train.bat", BATCH),
     "powershell": Case("train.ps1", POWERSHELL),
     "kohya_ss": Case("gui.json", KOHYA_SS),
+    "sd-scripts, a new word": Case("word.toml", INVERSION),
+    "OneTrainer, a new word beside a LoRA": Case("beside.json", WORDS_BESIDE, more={"concepts.json": CONCEPTS}),
+    "OneTrainer, a new word alone": Case("alone.json", WORDS_ALONE, more={"concepts.json": CONCEPTS}),
+    "ai-toolkit, a new word beside a LoRA": Case("word.yaml", AI_WORD),
     "finished LoRA": Case("done.safetensors", "", make=make_lora),
     "OneTrainer": Case("one.json", ONETRAINER, more={"concepts.json": CONCEPTS}),
     "ai-toolkit": Case("job.yaml", AI_TOOLKIT),

@@ -44,6 +44,24 @@ def test_the_four_lists_hold_every_key_once(name: str, tmp_path: Path) -> None:
     assert counts["carried"] > 5
 
 
+@pytest.mark.parametrize(
+    ("name", "vectors", "unet"),
+    [
+        ("sd-scripts, a new word", 2, False),
+        ("OneTrainer, a new word beside a LoRA", 3, True),
+        ("OneTrainer, a new word alone", 1, False),
+        ("ai-toolkit, a new word beside a LoRA", 2, True),
+    ],
+)
+def test_new_words_are_carried_over(name: str, vectors: int, unet: bool, tmp_path: Path) -> None:
+    config = reading.parse(of(CASES[name], tmp_path).text, directory=tmp_path)
+    assert config.embeddings.words == {"ohwx": "a"} and config.embeddings.vectors == {"ohwx": vectors}
+    assert config.training.method == "lora" and config.training.unet is unet
+    beside = name.startswith("OneTrainer") and unet
+    assert (config.embeddings.keep_norm, config.embeddings.bundle) == (beside, not beside)
+    assert config.embeddings.lr == (0.01 if unet else None)
+
+
 def written(folder: Path, text: str, **options: object) -> Imported:
     (folder / "theirs.toml").write_text(text, encoding="utf-8")
     return imported(folder / "theirs.toml", folder / "ours.toml", **options)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.config.foreign import files
+from trainer.config.foreign.ai_toolkit import words
 from trainer.config.foreign.outcome import Outcome, changed, missing, unneeded
 from trainer.config.foreign.values import Values
 
@@ -76,7 +77,7 @@ def _subset(folder: str, about: dict[str, Any], values: Values) -> dict[str, Any
     }
     if about.get("random_crop"):
         found["random_crop"] = True
-    trigger = about.get("trigger_word") or values.text("trigger_word")
+    trigger = about.get("trigger_word") or values.text("trigger_word") or words.trigger(values)
     if trigger:
         found["trigger"] = trigger
     return found | {ours: about[name] for name, ours in _SAME.items() if about.get(name) not in (None, "", False, 0)}

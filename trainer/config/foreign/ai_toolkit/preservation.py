@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.config.foreign.ai_toolkit import words
 from trainer.config.foreign.ai_toolkit.images import datasets
 from trainer.config.foreign.values import BadValueError, Values
 
@@ -14,8 +15,9 @@ def about_the_class(values: Values) -> dict[str, Any]:
     """Every trigger word stands for the one class; a dataset's own goes before the job's. Raises BadValueError."""
     if not values.flag(_ON):
         return {}
-    triggers = {str(about.get("trigger_word") or values.text("trigger_word")) for about in datasets(values)}
-    triggers = (triggers or {values.text("trigger_word")}) - {""}
+    usual = values.text("trigger_word") or words.trigger(values)
+    triggers = {str(about.get("trigger_word") or usual) for about in datasets(values)}
+    triggers = (triggers or {usual}) - {""}
     if not triggers:
         raise BadValueError(_ON, values[_ON], "a trigger_word beside it, which the class takes the place of")
     kind = values.text(f"{_ON}_class")

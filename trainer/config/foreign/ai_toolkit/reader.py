@@ -38,7 +38,7 @@ def source(content: Mapping[str, Any], folder: Path) -> Source:
     given = {key: _NAME.sub(name, value) if isinstance(value, str) else value for key, value in given.items()}
     family = _family(process.get("model") or {})
     tables = {"network": process.get("network")}
-    implied = {} if process.get("network") else {"training.method": "full"}
+    implied = {} if process.get("network") or process.get("embedding") else {"training.method": "full"}
     context = Context(folder, family=family, tables=tables)
     return Source(PROGRAM, "an ai-toolkit job", KEYS, given, context, implied=implied)
 

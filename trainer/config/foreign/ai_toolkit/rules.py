@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.config.foreign.ai_toolkit import words
 from trainer.config.foreign.outcome import Outcome, carried, changed, missing, unneeded
 from trainer.config.foreign.values import Values
 
@@ -38,8 +39,8 @@ _RENAMED = {"decouple": "weight_decouple", "use_bias_correction": "bias_correcti
 
 
 def is_lora(values: Values) -> bool:
-    """Without network{} all weights train."""
-    return bool(values.context.tables.get("network"))
+    """Without network{} and embedding{} all weights train."""
+    return bool(values.context.tables.get("network")) or words.trains(values)
 
 
 def optimizer(values: Values, name: str) -> Outcome:
@@ -67,8 +68,9 @@ def rates(values: Values) -> dict[str, Any]:
         finds = values.text("train.optimizer").lower().startswith(_FINDING)
         return 1.0 if finds and found < 0.1 else found
 
-    network = rate("train.unet_lr") if values.flag("train.train_unet") else 0.0
-    text = rate("train.text_encoder_lr") if values.flag("train.train_text_encoder") else 0.0
+    alone = words.trains(values) and not values.context.tables.get("network")
+    network = rate("train.unet_lr") if values.flag("train.train_unet") and not alone else 0.0
+    text = rate("train.text_encoder_lr") if values.flag("train.train_text_encoder") and not alone else 0.0
     sets = {"training.unet": network > 0, "training.text_encoder": text > 0, "optimizer.lr": network or text or usual}
     return sets | ({"optimizer.text_encoder_lr": text} if text else {})
 
@@ -183,7 +185,7 @@ def samples(values: Values) -> dict[str, Any]:
     found = prompts(values)
     if not found:
         return {}
-    trigger = values.text("trigger_word")
+    trigger = values.text("trigger_word") or words.trigger(values)
     seed = values.whole("sample.seed") or 0
     walks = values.flag("sample.walk_seed")
     told = [_prompt(one, trigger, seed + n if walks else seed) for n, one in enumerate(found)]

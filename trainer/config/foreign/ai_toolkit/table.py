@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from trainer.config.foreign import keys
-from trainer.config.foreign.ai_toolkit import images, preservation, rules
+from trainer.config.foreign.ai_toolkit import images, preservation, rules, words
 from trainer.config.foreign.keys import Key, Table, absent, flag, needless, number, one_of, part, row, text, whole
 from trainer.config.foreign.outcome import Outcome, missing, unneeded
 from trainer.config.foreign.values import NOTHING, Values
@@ -89,9 +89,9 @@ JOB = [
     row("logging.use_wandb", "logging.wandb", _wandb),
     row("logging.project_name", "logging.wandb_project", _project),
     *needless("of the program itself", "logging.verbose", "logging.use_ui_logger", "logging.run_name"),
-    *_absent("not here", "", {"adapter": None, "embedding": None, "decorator": None, "guidance": None,
+    *_absent("not here", "", {"adapter": None, "decorator": None, "guidance": None,
                               "first_sample": None, "do_lorm": False}),
-    *(row(f"{name}.*", (), lambda v, n: missing("not here")) for name in ("adapter", "embedding", "decorator",
+    *(row(f"{name}.*", (), lambda v, n: missing("not here")) for name in ("adapter", "decorator",
       "guidance", "first_sample", "slider")),
 ]  # fmt: skip
 
@@ -142,6 +142,12 @@ NETWORK = [
 ]
 TRAIN = [
     row("train.steps", "training.steps", whole, 1000),
+    row("embedding.trigger", words.KEYS, words.outcome, "custom_embedding"),
+    row("embedding.tokens", words.KEYS, words.outcome, 4),
+    row("embedding.init_words", words.KEYS, words.outcome, "*"),
+    row("embedding.save_format", (), words.form, "safetensors"),
+    row("embedding.trigger_class_name", (), words.masked),
+    part("train.embedding_lr", "embeddings.lr", words.words, otherwise="there is no embedding"),
     part("train.lr", _RATES, rules.rates, 1e-6),
     part("train.unet_lr", "optimizer.lr", rules.rates, otherwise="it does not train"),
     part("train.text_encoder_lr", "optimizer.text_encoder_lr", rules.rates, otherwise="it does not train"),

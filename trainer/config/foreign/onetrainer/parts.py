@@ -21,14 +21,15 @@ _SCHEDULES = {
 
 
 def is_lora(values: Values) -> bool:
-    return values.text("training_method") == "LORA"
+    """Whether something small trains beside the base."""
+    return values.text("training_method") in ("LORA", "EMBEDDING")
 
 
 def text_parts(values: Values) -> tuple[str, ...]:
     return TEXT if values.context.family == "sdxl" else TEXT[:1]
 
 
-def _scale(values: Values) -> float:
+def scale(values: Values) -> float:
     """Of all learning rates: the square root of what the scaler counts."""
     batch, steps = values.whole("batch_size") or 1, values.whole("gradient_accumulation_steps") or 1
     counts = {"BATCH": batch, "GLOBAL_BATCH": batch, "GRADIENT_ACCUMULATION": steps}
@@ -40,15 +41,16 @@ def rates(values: Values) -> dict[str, Any]:
     """What trains, and how fast; each part may have a rate of its own."""
     usual = values.number("learning_rate") or 0.0
     own = {part: values.number(f"{part}.learning_rate") for part in ("unet", *text_parts(values))}
-    found = {part: (usual if rate is None else rate) * _scale(values) for part, rate in own.items()}
-    trains = {part: values.flag(f"{part}.train") and found[part] > 0 for part in found}
+    found = {part: (usual if rate is None else rate) * scale(values) for part, rate in own.items()}
+    rest = values.text("training_method") == "EMBEDDING"
+    trains = {part: values.flag(f"{part}.train") and found[part] > 0 and not rest for part in found}
     text = {part: found[part] if trains[part] else 0.0 for part in text_parts(values)}
     sets: dict[str, Any] = {"training.unet": trains["unet"], "training.text_encoder": any(text.values())}
     if any(text.values()) and len(set(text.values())) == 1:
         sets["optimizer.text_encoder_lr"] = text["text_encoder"]
     elif any(text.values()):
         sets |= {f"optimizer.rates.{part}": rate for part, rate in text.items()}
-    sets["optimizer.lr"] = found["unet"] if trains["unet"] else max([*text.values(), 1e-6])
+    sets["optimizer.lr"] = found["unet"] if trains["unet"] or rest else max([*text.values(), 1e-6])
     return sets
 
 

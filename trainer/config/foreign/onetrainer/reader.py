@@ -33,8 +33,8 @@ def source(content: Mapping[str, Any], folder: Path) -> Source:
     model, method = flat.get("model_type", "STABLE_DIFFUSION_15"), flat.get("training_method", "FINE_TUNE")
     if model not in _FAMILIES:
         raise UserError(f"model_type = {model}: there are SD 1.x, 2.x and SDXL here.")
-    if method not in ("LORA", "FINE_TUNE"):
-        raise UserError(f"training_method = {method}: there are LoRAs and full fine-tunes here.")
+    if method not in ("LORA", "FINE_TUNE", "EMBEDDING"):
+        raise UserError(f"training_method = {method}: there are LoRAs, full fine-tunes and embeddings here.")
     given = {OLDER.get(name, name): value for name, value in flat.items()}
     _migrate(given, content)
     names = {name: (OLDER[name],) for name in flat if name in OLDER}

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.config.foreign import keys
 from trainer.config.foreign.keys import Key, Table, absent, flag, needless, number, one_of, part, row, text, whole
-from trainer.config.foreign.onetrainer import adapters, images, optimizer, parts, training
+from trainer.config.foreign.onetrainer import adapters, images, optimizer, parts, training, words
 from trainer.config.foreign.outcome import Outcome, changed, unneeded
 from trainer.config.foreign.values import Values
 
@@ -183,9 +183,13 @@ ADAPTERS = [
     *needless("LoKr with DoRA is not here; peft_type says so", "lokr_weight_decompose"),
     *needless("for OFT", "oft_block_size", "oft_block_share", "oft_scaled"),
     *needless("an adapter's own weights stay in float32 here", "lora_weight_dtype"),
-    *absent("words of their own are not trained here", "additional_embeddings"),
-    *needless("for embeddings", "embedding.*", "embedding_learning_rate", "preserve_embedding_norm",
-              "embedding_weight_dtype", "bundle_additional_embeddings"),
+    row("additional_embeddings", words.KEYS, words.outcome),
+    *(row(f"embedding.{name}", words.KEYS, words.outcome) for name in words.NAMES),
+    part("embedding_learning_rate", "embeddings.lr", words.words, otherwise="as the base's"),
+    part("preserve_embedding_norm", "embeddings.keep_norm", words.words, False, "there are no words"),
+    part("bundle_additional_embeddings", "embeddings.bundle", words.words, True, "there are no words"),
+    *needless("vectors are kept in float32 here", "embedding_weight_dtype"),
+    *needless("of the program itself", "embedding.*"),
 ]  # fmt: skip
 IMAGES = [
     row("concepts", ("datasets", "validation.datasets"), images.outcome),

@@ -18,12 +18,15 @@ class Rates:
 
 
 def is_lora(values: Values) -> bool:
-    return "network" in values.context.script
+    """Whether something small trains beside the base."""
+    return any(kind in values.context.script for kind in ("network", "textual_inversion"))
 
 
 def rates(values: Values) -> Rates:
     """The rates that its scripts arrive at."""
     usual = values.number("learning_rate") or 0.0
+    if "textual_inversion" in values.context.script:
+        return Rates(0.0, (0.0,))
     if is_lora(values):
         return _of_lora(values, usual)
     if values.context.script == "train_db.py":
@@ -68,7 +71,7 @@ def ours(values: Values) -> dict[str, Any]:
             sets |= {f"optimizer.rates.{n}": rate for n, rate in zip(names, found.text, strict=True)}
         else:
             sets["optimizer.text_encoder_lr"] = first
-    sets["optimizer.lr"] = found.network or max(found.text)
+    sets["optimizer.lr"] = found.network or max(found.text) or values.number("learning_rate")
     stop = values.whole("stop_text_encoder_training") or 0
     if stop > 0 and values.context.script == "train_db.py":
         sets["training.text_encoder_until"] = stop
@@ -79,7 +82,7 @@ def usual(values: Values, name: str) -> Outcome:
     """learning_rate: of what has no rate of its own."""
     found, sets = rates(values), ours(values)
     own = {"optimizer.lr": values.has("unet_lr"), "optimizer.text_encoder_lr": values.has("text_encoder_lr")}
-    if not is_lora(values):
+    if not is_lora(values) or "textual_inversion" in values.context.script:
         return carried({"optimizer.lr": sets["optimizer.lr"], "training.unet": found.network > 0})
     mine = {key: sets[key] for key, has_own in own.items() if not has_own and key in sets}
     if not found.network:

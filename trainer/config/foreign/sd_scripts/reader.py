@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.config.foreign import accelerate, files
 from trainer.config.foreign.outcome import Outcome, changed, unneeded
-from trainer.config.foreign.sd_scripts.table import KEYS, LORA, SCRIPTS, SECRETS
+from trainer.config.foreign.sd_scripts.table import INVERSION, KEYS, LORA, SCRIPTS, SECRETS
 from trainer.config.foreign.shell.commands import Command
 from trainer.config.foreign.translate import Source
 from trainer.config.foreign.values import NOTHING, Context
@@ -21,10 +21,11 @@ LISTS = ("network_args", "optimizer_args", "lr_scheduler_args")  # of texts such
 _OF_LORA = ("network_module", "network_dim", "network_alpha", "unet_lr", "network_train_unet_only")
 _TELLING = {
     "sdxl_train.py": ("learning_rate_te1", "learning_rate_te2", "block_lr", "fused_optimizer_groups"),
+    INVERSION[0]: ("token_string",),
     "train_db.py": ("stop_text_encoder_training", "no_token_padding"),
     "fine_tune.py": ("in_json", "train_text_encoder", "learning_rate_te"),
 }
-_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "anima", "controlnet", "control_net", "textual_inversion", "leco")
+_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "anima", "controlnet", "control_net", "leco")
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +94,8 @@ def _script(name: str) -> Outcome:
 def _implied(script: str) -> dict[str, Any]:
     """What follows from the script that a file is for."""
     family = {"model.family": "sdxl"} if script.startswith("sdxl_") else {}
+    if script in INVERSION:
+        return family | {"training.unet": False, "training.text_encoder": False}
     return family | ({} if script in LORA else {"training.method": "full"})
 
 

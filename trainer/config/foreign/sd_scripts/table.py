@@ -21,7 +21,7 @@ from trainer.config.foreign.keys import (
     whole,
 )
 from trainer.config.foreign.outcome import unneeded
-from trainer.config.foreign.sd_scripts import data, network, optimizer, rates, saving, steps, training
+from trainer.config.foreign.sd_scripts import data, network, optimizer, rates, saving, steps, training, words
 from trainer.config.foreign.sd_scripts.data import option
 from trainer.config.foreign.values import Values
 
@@ -291,7 +291,16 @@ OTHERS = [
     *absent("there is no Perlin noise here; noise.pyramid is near to it", "perlin_noise"),
 ]  # fmt: skip
 
+WORDS = [
+    part("token_string", words.KEYS, words.word),
+    row("init_word", "embeddings.words", words.first),
+    part("num_vectors_per_token", "embeddings.vectors", words.word, 1),
+    *(row(f"use_{kind}_template", "general.caption_prefix", words.template, False) for kind in ("object", "style")),
+    *absent("words begin as words of the vocabulary here, or as in lora.init_from", "weights"),
+]
+
 LORA = ("train_network.py", "sdxl_train_network.py")
+INVERSION = ("train_textual_inversion.py", "sdxl_train_textual_inversion.py")
 # Keys that only some of its scripts have.
 READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -306,11 +315,12 @@ READ_BY: dict[str, tuple[str, ...]] = {
         ("learning_rate_te1", "learning_rate_te2", "block_lr", "fused_optimizer_groups"), ("sdxl_train.py",)
     ),
     **dict.fromkeys(("no_token_padding", "stop_text_encoder_training"), ("train_db.py",)),
-    **dict.fromkeys(("reg_data_dir", "prior_loss_weight"), (*LORA, "train_db.py", "sdxl_train.py")),
-    **dict.fromkeys(("in_json", "dataset_repeats"), (*LORA, "fine_tune.py", "sdxl_train.py")),
+    **dict.fromkeys(("reg_data_dir", "prior_loss_weight"), (*LORA, "train_db.py", "sdxl_train.py", *INVERSION)),
+    **dict.fromkeys(("in_json", "dataset_repeats"), (*LORA, "fine_tune.py", "sdxl_train.py", *INVERSION)),
     "learning_rate_te": ("fine_tune.py", "train_db.py"),
+    **dict.fromkeys((key.name for key in WORDS), INVERSION),
 }  # fmt: skip
-SCRIPTS = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py")
+SCRIPTS = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py", *INVERSION)
 
 
 def _read_by(key: Key) -> Key:
@@ -324,6 +334,6 @@ def _read_by(key: Key) -> Key:
     return replace(key, how=how) if key.name in READ_BY else key
 
 
-_SECTIONS = (MODEL, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, NOISE, LOSS, IMAGES, SAVING, OTHERS)
+_SECTIONS = (MODEL, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, WORDS, NOISE, LOSS, IMAGES, SAVING, OTHERS)
 KEYS = Table(_read_by(key) for section in _SECTIONS for key in section)
 SECRETS = ("huggingface_token", "wandb_api_key")
