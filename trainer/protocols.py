@@ -192,6 +192,7 @@ class AdapterKind(Protocol):
     skips_whole: ClassVar[bool]  # what dropout leaves out as a whole gets no gradient at all
     module: ClassVar[str]  # ss_network_module: whose reader understands the file
     arguments: ClassVar[Mapping[str, str]]  # of ss_network_args, by which other tools know the kind
+    Settings: ClassVar[type[BaseModel] | None]  # of the kind alone: lora.args, with bounds, defaults and help
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -243,8 +244,9 @@ class AdapterKind(Protocol):
         ...
 
     @classmethod
-    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout) -> Any:
-        """The configuration by which peft puts it into layers; `common` are the arguments of any kind."""
+    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout, settings: Any) -> Any:
+        """The configuration by which peft puts it into layers; `common` are the arguments of any kind, `settings` the
+        kind's own."""
         ...
 
     @classmethod

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import Tensor
 
     from trainer.batch import AdapterDropout, AdapterWeights
@@ -38,6 +39,7 @@ class Kind:
     skips_whole: ClassVar[bool] = False
     module: ClassVar[str] = "lycoris.kohya"
     arguments: ClassVar[Mapping[str, str]] = {}
+    Settings: ClassVar[type[BaseModel] | None] = None
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -98,7 +100,7 @@ class Kind:
         return ()
 
     @classmethod
-    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout) -> Any:
+    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout, settings: Any) -> Any:
         raise NotImplementedError
 
     @classmethod

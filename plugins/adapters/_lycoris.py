@@ -32,7 +32,7 @@ class Product(Kind):
             yield f"lora.dropout: {cls.title} has none; use lora.rank_dropout or lora.module_dropout"
 
     @classmethod
-    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout) -> Any:
+    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout, settings: Any) -> Any:
         return cls.peft()(rank_dropout=dropout.ranks, module_dropout=dropout.modules, **common)
 
     @classmethod

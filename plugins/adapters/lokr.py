@@ -5,12 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
 from plugins.adapters._lycoris import Product, tucker
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainer.batch import AdapterWeights
+    from trainer.batch import AdapterDropout, AdapterWeights
+
+
+_WHOLE = 2**20  # a rank from which on every second factor is whole
+
+
+class LokrSettings(BaseModel):
+    """How a layer's sides are split."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    factor: int = Field(-1, ge=-1, description="Size of the first factor's sides at most; -1 = the nearest to a square")
+    decompose_both: bool = Field(False, description="the first factor is a product too, where the rank is small enough")
+    full_matrix: bool = Field(False, description="the second factor is whole, whatever the rank; alpha counts no more")
+
+    @field_validator("factor")
+    @classmethod
+    def _divides(cls, factor: int) -> int:
+        if factor == 0:
+            raise ValueError("expected -1, or at least 1")
+        return factor
 
 
 class Lokr(Product):
@@ -31,6 +53,7 @@ class Lokr(Product):
     trainable = leaves
     zero = ("lokr_w1", "lokr_w1_a")
     arguments: ClassVar[Mapping[str, str]] = {"algo": "lokr"}
+    Settings: ClassVar[type[BaseModel] | None] = LokrSettings
 
     @classmethod
     def rank(cls, weights: AdapterWeights) -> int:
@@ -44,6 +67,14 @@ class Lokr(Product):
 
         small, large = _factor(factors, 1), _factor(factors, 2)
         return torch.kron(small.reshape(*small.shape, *(1,) * (large.ndim - 2)), large.contiguous())
+
+    @classmethod
+    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout, settings: Any) -> Any:
+        if settings.full_matrix:
+            common = {**common, "rank_pattern": dict.fromkeys(common["rank_pattern"], _WHOLE)}
+        made = super().config(common, dropout, settings)
+        made.decompose_factor, made.decompose_both = settings.factor, settings.decompose_both
+        return made
 
     @classmethod
     def peft(cls) -> Any:

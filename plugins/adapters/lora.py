@@ -46,7 +46,7 @@ class Lora(Kind):
         return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
 
     @classmethod
-    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout) -> Any:
+    def config(cls, common: Mapping[str, Any], dropout: AdapterDropout, settings: Any) -> Any:
         from peft import LoraConfig
 
         return LoraConfig(lora_dropout=dropout.inputs, **common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ def inject(
     module_dropout: float = 0.0,
     ranks: Mapping[str, int] | None = None,
     layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+    by_root: bool = False,
+    args: Mapping[str, Any] | None = None,
     like: Mapping[str, AdapterWeights] | None = None,
 ) -> list[Adapter]:
     """Adds float32 adapters, the only thing that trains in those parts afterwards, and returns them.
@@ -73,24 +78,25 @@ def inject(
     convolutions with conv_rank and conv_alpha (kohya's rules). method: the kind of adapter. ranks: other
     ranks for blocks by the beginning of their dotted names ("unet.down_blocks.0"), with the same alpha per rank; the
     longest name counts, 0 leaves the block out. layers: only those whose dotted name holds one of these words, all
-    where there are none. like: modules of a file by kohya's names: a part that has some gets adapters like them and
-    with their weights, for these layers alone, whatever the other settings ask. Each other adapter starts from its own
-    stream, derived from `seed` and its name, as no change at all; torch's random state is left as it was. Raises
-    UserError.
+    where there are none; exclude, include: patterns of whole names of layers that get none, and of those that do after
+    all. by_root: scaled by alpha / sqrt(rank). args: settings of the kind alone. like: modules of a file by kohya's
+    names: a part that has some gets adapters like them and with their weights, for these layers alone, whatever the
+    other settings ask. Each other adapter starts from its own stream, derived from `seed` and its name, as no change at
+    all; torch's random state is left as it was. Raises UserError.
     """
     left_out = AdapterDropout(dropout, rank_dropout, module_dropout)
-    settings = Settings(method, rank, alpha, conv_rank, conv_alpha, left_out)
+    settings = Settings(method, rank, alpha, conv_rank, conv_alpha, left_out, by_root, args or {})
+    meant = Meant(layers, exclude, include)
     lora_peft.check(settings, ranks or {}, family)
     wanted = list(parts)
     given = _by_place(family, like or {})
     for part in wanted:
-        targets = [name for name in family.adapter_targets(part, conv=conv_rank > 0) if _is_meant(name, layers)]
+        targets = [name for name in family.adapter_targets(part, conv=conv_rank > 0) if meant(part, name)]
         chosen = lora_peft.like(given[part]) if part in given else (
             lora_peft.choose(part, family.parts[part], targets, settings, ranks or {})
         )  # fmt: skip
         if not chosen:
-            among = f" among the layers of lora.layers = {list(layers)}" if layers else ""
-            raise UserError(f"{part}: there is nothing in it that a LoRA would adapt{among}")
+            raise UserError(f"{part}: there is nothing in it that a LoRA would adapt{meant.told()}")
         lora_peft.add(family.parts[part], chosen, settings)
     for adapter in _of(family, wanted):
         settings.kind.finish(adapter.layer, left_out)
@@ -112,8 +118,25 @@ def _by_place(family: Family, modules: Mapping[str, AdapterWeights]) -> dict[str
     return found
 
 
-def _is_meant(name: str, layers: Sequence[str]) -> bool:
-    return not layers or any(word in name for word in layers)
+@dataclass(frozen=True)
+class Meant:
+    """Which of the layers that a family's LoRAs adapt get an adapter."""
+
+    words: Sequence[str]  # of which one has to be in the name; none = all layers
+    exclude: Sequence[str]  # patterns of whole names, with the part in front
+    include: Sequence[str]
+
+    def __call__(self, part: str, name: str) -> bool:
+        full = f"{part}.{name}"
+        if self.words and not any(word in name for word in self.words):
+            return False
+        left_out = any(re.fullmatch(pattern, full) for pattern in self.exclude)
+        return not left_out or any(re.fullmatch(pattern, full) for pattern in self.include)
+
+    def told(self) -> str:
+        found = {"layers": self.words, "exclude": self.exclude, "include": self.include}
+        given = " and ".join(f"lora.{key} = {list(value)}" for key, value in found.items() if value)
+        return f" among the layers of {given}" if given else ""
 
 
 def _of(family: Family, parts: Collection[str]) -> list[Adapter]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -28,10 +29,17 @@ class Settings:
     conv_rank: int
     conv_alpha: float
     dropout: AdapterDropout
+    by_root: bool = False  # scaled by alpha / sqrt(rank): rsLoRA
+    args: Mapping[str, Any] = field(default_factory=dict)  # of the kind alone
 
     @property
     def kind(self) -> type[AdapterKind]:
         return kinds()[self.method]
+
+    @property
+    def own(self) -> Any:
+        """The kind's own settings, which the config's checks have seen."""
+        return None if self.kind.Settings is None else self.kind.Settings.model_validate(dict(self.args))
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,11 @@ def check(settings: Settings, ranks: Mapping[str, int], family: Family) -> None:
 def choose(
     part: str, root: nn.Module, targets: list[str], settings: Settings, ranks: Mapping[str, int]
 ) -> dict[str, Size]:
-    """The size of each layer's adapter, without the layers that get none."""
+    """The size of each layer's adapter, without the layers that get none.
+
+    Rank-stabilised ones (Kalajdzievski 2023, arXiv 2312.03732) are scaled by alpha / sqrt(rank). As every reader
+    divides by the rank, they get a larger alpha, which stands in the file.
+    """
     sizes = {}
     for target in targets:
         rank, alpha = settings.rank, settings.alpha
@@ -70,9 +82,9 @@ def choose(
         matching = [block for block in ranks if full == block or full.startswith(f"{block}.")]
         if matching:
             own = ranks[max(matching, key=len)]
-            rank, alpha = own, alpha * own / rank
+            rank, alpha = own, alpha if settings.by_root else alpha * own / rank
         if rank:
-            sizes[target] = Size(rank, alpha)
+            sizes[target] = Size(rank, alpha * math.sqrt(rank) if settings.by_root else alpha)
     return sizes
 
 
@@ -89,7 +101,7 @@ def add(root: nn.Module, sizes: Mapping[str, Size], settings: Settings) -> None:
         "rank_pattern": {pattern: size.rank for size, pattern in patterns.items()},
         "alpha_pattern": {pattern: size.alpha for size, pattern in patterns.items()},
     }
-    config = settings.kind.config(common, settings.dropout)
+    config = settings.kind.config(common, settings.dropout, settings.own)
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         inject_adapter_in_model(config, root, adapter_name=ADAPTER)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.assembly import embeddings, warm_start
+from trainer.assembly import embeddings, layers, warm_start
 from trainer.assembly.memory import MemoryEstimate, estimate
 from trainer.assembly.model import open_family
 from trainer.assembly.needs import estimate_lines
@@ -71,6 +71,9 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
         refused=refused,
         needs={"bytes": round(needs.total), "operations_per_step": needs.operations} if needs else None,
     )
+    if needs and family and not config.lora.init_from:  # which has its own layers, and was not read for the estimate
+        for line in layers.tell(config, family, run_dir.path):
+            console.say(line)
     told = rates_of(config, pace.steps)
     for what, rate in told.items():
         name = "learning rate" if len(told) == 1 else f"learning rate of {what}"

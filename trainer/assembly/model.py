@@ -155,13 +155,17 @@ def hold_small(config: BaseConfig, family: Family, device: torch.device) -> None
             quantise(part, BITS[config.training.base_precision], device, DTYPES[config.training.precision])
 
 
+def rates_of_parts(config: BaseConfig, family: Family) -> dict[str, float]:
+    """The learning rate of each part that trains as a whole or by adapters."""
+    learning, rate = trained_parts(config, family), config.optimizer.lr
+    rates = {name: rate for name in family.parts if name in learning and name not in family.text_parts}
+    return rates | {name: config.text_encoder_lr for name in family.text_parts if name in learning}
+
+
 def prepare_parts(config: BaseConfig, family: Family, start: WarmStart | None = None) -> dict[str, float]:
     """Injects adapters or unfreezes weights; returns the learning rate of each part that trains. start: what the
     adapters go on from."""
-    training, rate = config.training, config.optimizer.lr
-    learning = trained_parts(config, family)
-    rates = {name: rate for name in family.parts if name in learning and name not in family.text_parts}
-    rates |= {name: config.text_encoder_lr for name in family.text_parts if name in learning}
+    training, rates = config.training, rates_of_parts(config, family)
     if training.method == "lora":
         settings = config.lora
         injection.inject(
@@ -177,6 +181,10 @@ def prepare_parts(config: BaseConfig, family: Family, start: WarmStart | None = 
             method=settings.method,
             ranks=settings.ranks,
             layers=settings.layers,
+            exclude=settings.exclude,
+            include=settings.include,
+            by_root=settings.rslora,
+            args=settings.args,
             seed=config.run.seed,
             like=start.trained if start else None,
         )

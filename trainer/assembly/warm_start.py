@@ -31,7 +31,7 @@ def resolved(config: BaseConfig) -> BaseConfig:
     ]
     problems += [
         f"lora.{name}: has no effect on adapters of a file, which decides which layers have one; leave it out"
-        for name in ("ranks", "layers")
+        for name in ("ranks", "layers", "exclude", "include", "rslora", "args")
         if getattr(lora, name)
     ]
     if problems:

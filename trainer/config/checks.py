@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from datetime import date, time
 from importlib.util import find_spec
 
+from pydantic import ValidationError
+
 from trainer import registry
 from trainer.config.errors import shown
 from trainer.config.schema.data import DatasetOptions, DatasetSettings, effective
@@ -22,7 +24,7 @@ LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    rules = (_required, _exclusions, _embeddings, _kernels, _small_base, _updates, _plugins, _ranges)
+    rules = (_required, _exclusions, _adapters, _embeddings, _kernels, _small_base, _updates, _plugins, _ranges)
     return [line for rule in rules for line in rule(config)]
 
 
@@ -104,6 +106,25 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
     pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
     if len(pairing) > 1:
         yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
+
+
+def _adapters(config: BaseConfig) -> Iterator[str]:
+    """The settings of the kind of adapter alone."""
+    method, args = config.lora.method, config.lora.args
+    own = registry.find("adapters", method).Settings
+    if own is None:
+        for name in args:
+            yield f"lora.args.{name}: lora.method = {method!r} has no settings of its own; leave it out."
+        return
+    try:
+        own.model_validate(args)
+    except ValidationError as error:
+        for one in error.errors():
+            unknown = one["type"] == "extra_forbidden"
+            wrong = f"unknown; {method} has {', '.join(own.model_fields)}." if unknown else (
+                f"found {shown(one['input'])}; {one['msg'].removeprefix('Value error, ')}."
+            )  # fmt: skip
+            yield f"lora.args.{'.'.join(map(str, one['loc']))}: {wrong}"
 
 
 def _embeddings(config: BaseConfig) -> Iterator[str]:

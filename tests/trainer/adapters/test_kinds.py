@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from lycoris import kohya
 from safetensors.torch import load_file, save_file
 
 from plugins.adapters._kind import MAGNITUDE
@@ -16,7 +17,7 @@ from plugins.models import _lora_reader
 from plugins.models.sd import StableDiffusion
 from plugins.models.sdxl import StableDiffusionXL
 from tests.tiny import tiny_sd, tiny_sdxl
-from trainer.adapters import injection, lora_file, weights
+from trainer.adapters import header, injection, lora_file, weights
 from trainer.adapters.weights import apply, delta
 from trainer.batch import AdapterWeights, Geometry
 from trainer.errors import UserError
@@ -143,6 +144,71 @@ def test_loha_and_lokr_are_products_of_their_factors() -> None:
     product = split["lokr_w2_a"] @ split["lokr_w2_b"]
     blocks = delta(AdapterWeights(split, 5.0)).reshape(2, 3, 2, 2)
     torch.testing.assert_close(blocks[0, :, 1, :], 5.0 * split["lokr_w1"][0, 1] * product)
+
+
+LOKR: dict[str, dict[str, Any]] = {
+    "factor": {"factor": 4},
+    "both": {"decompose_both": True},
+    "whole": {"full_matrix": True},
+    "all": {"factor": 4, "decompose_both": True, "full_matrix": True},
+}
+
+
+@pytest.mark.parametrize("name", LOKR)
+def test_lokr_splits_as_lycoris_does(tmp_path: Path, name: str) -> None:
+    """Names and shapes of all tensors, against LyCORIS' own modules."""
+    base, size = tiny_sd(tmp_path / "base"), 1 if name == "both" else 4
+    family = adapted(StableDiffusion, base, "lokr", args=LOKR[name], rank=size, conv_rank=size)
+    theirs = kohya.create_network(
+        1.0, size, 2.0, None, family.parts["text_encoder"], StableDiffusion.load(str(base)).unet,
+        algo="lokr", preset="attn-mlp", **LOKR[name],
+    )  # fmt: skip
+    shapes = {f"{m.lora_name}.{n}": tuple(p.shape) for m in theirs.unet_loras for n, p in m.named_parameters()}
+    shapes = {name: shape for name, shape in shapes.items() if "time_embedding" not in name}  # no adapter here
+    injection.save(family, tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
+    ours = {n: tuple(t.shape) for n, t in load_file(tmp_path / "a.safetensors").items() if "alpha" not in n}
+    assert shapes and {n: ours.get(n) for n in shapes} == shapes
+    modules = lora_file.read(tmp_path / "a.safetensors").modules
+    plain = StableDiffusion.load(str(base))
+    for adapter in injection.adapters(family):
+        weight = plain.parts[adapter.part].get_parameter(f"{adapter.module}.weight")
+        weight.data = apply(modules[adapter.key], weight.data)
+    torch.testing.assert_close(prediction(plain), prediction(family), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "lokr"])
+def test_rank_stabilised_adapters_are_scaled_by_the_root(tmp_path: Path, method: str) -> None:
+    """In the layers, in the file as any reader scales it, and in the header."""
+    base = tiny_sd(tmp_path / "base")
+    family = adapted(StableDiffusion, base, method, by_root=True, rank=16, conv_rank=0, ranks={"unet.mid_block": 4})
+    for adapter in injection.adapters(family):
+        size = weights.rank(adapter.weights)
+        wanted = 2.0 / size**0.5 if size else 1.0
+        assert adapter.layer.scaling["default"] == pytest.approx(wanted)
+        assert weights.scale(adapter.weights) == pytest.approx(wanted)
+    told = header.sizes(injection.weights(family))
+    assert told["ss_network_alpha"] == "Dynamic" if method == "lora" else True
+    if method == "lora":
+        one = adapted(StableDiffusion, base, by_root=True, rank=16, conv_rank=0)
+        assert header.sizes(injection.weights(one)) == {"ss_network_dim": "16", "ss_network_alpha": "8.0"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        ({"exclude": [r".*\.ff\..*"]}, lambda name: ".ff." not in name),
+        ({"exclude": [r"unet\.(down|mid)_.*"]}, lambda name: name.startswith("unet.up_")),
+        ({"exclude": [".*"], "include": [r".*attn2\.to_[qk]"]}, lambda n: "attn2.to_q" in n or "attn2.to_k" in n),
+        ({"layers": ["attn1"], "exclude": [r".*to_v"]}, lambda n: "attn1" in n and "to_v" not in n),
+    ],
+)
+def test_patterns_choose_layers(tmp_path: Path, chosen: dict[str, Any], kept: Any) -> None:
+    base = tiny_sd(tmp_path / "base")
+    everything, some = StableDiffusion.load(str(base)), StableDiffusion.load(str(base))
+    for family, settings in ((everything, {}), (some, chosen)):
+        injection.inject(family, ["unet"], rank=4, alpha=4.0, **settings)
+    names = [f"unet.{adapter.module}" for adapter in injection.adapters(everything)]
+    assert [f"unet.{a.module}" for a in injection.adapters(some)] == [n for n in names if kept(n)] != names
 
 
 def test_diffusers_reads_all_modules_with_our_change(base: tuple[Any, Path, Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.trainer.runs import make_project, training
 from trainer.__main__ import app
+from trainer.adapters import injection
 from trainer.assembly import run as assembled
 from trainer.assembly.check import check
 from trainer.assembly.model import open_family
@@ -42,6 +43,19 @@ def test_what_is_said_is_what_trains(project: Path) -> None:
     assert found["would_train"]
     del found["learning_rates"]  # not of the dataset
     assert json.loads((project.parent / "output/run/dataset-report.json").read_text()) == found
+
+
+def test_it_lists_the_layers_that_train(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["lora.exclude=['unet\\.(down|mid)_.*']", "training.text_encoder=true", "optimizer.text_encoder_lr=5e-4"]
+    check(reading.read(project, asked), Console())
+    run = training(project, *asked)
+    listed = (project.parent / "output/run/what-trains.txt").read_text().splitlines()
+    live = [f"{a.part}.{a.module}\t{a.key}\trank 4, alpha 2" for a in injection.adapters(run.family)]
+    assert [line.rpartition(",")[0] for line in listed] == live
+    assert {line.rpartition(",")[2] for line in listed if line.startswith("text")} == {" learning rate 0.0005"}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "trains: unet.up_blocks.0: 24 layers, rank 4, alpha 2, learning rate 0.001" in told
+    assert f"trains: {len(live)} layers in all" in told
 
 
 def test_the_report_alone_does_not_make_a_used_run(project: Path) -> None:

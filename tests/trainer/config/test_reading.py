@@ -269,3 +269,26 @@ def test_a_config_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=expected):
             reading.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("lora.args={factr=2}", "lora.args.factr: lora.method = 'lora' has no settings of its own"),
+        (
+            "lora={method='lokr',args={factr=2}}",
+            "lora.args.factr: unknown; lokr has factor, decompose_both, full_matrix",
+        ),
+        ("lora={method='lokr',args={factor=0}}", "lora.args.factor: found 0; expected -1, or at least 1"),
+        (
+            "lora.method='oft'",
+            "found 'oft', expected one of lora, dora, loha, lokr; OFT is read, merged and drawn with",
+        ),
+        ("lora.exclude=['(']", "no regular expression"),
+    ],
+)
+def test_what_adapters_cannot_be_is_told(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "run.toml").write_text(GOOD)
+    with pytest.raises(UserError) as error:
+        reading.read(tmp_path / "run.toml", [line])
+    assert told in " ".join(error.value.problems)

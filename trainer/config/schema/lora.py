@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainer import registry
 from trainer.config.schema.base import Section, key
@@ -12,10 +13,33 @@ from trainer.config.schema.base import Section, key
 _KINDS = {name: registry.find("adapters", name) for name in registry.names("adapters")}
 # The plain one first: it is the usual one.
 METHODS = sorted((name for name, kind in _KINDS.items() if kind.trains), key=lambda name: not _KINDS[name].plain)
+_OWN = " ".join(
+    f"{name}: {', '.join(f'{n} ({field.description})' for n, field in kind.Settings.model_fields.items())}."
+    for name, kind in _KINDS.items()
+    if kind.trains and kind.Settings is not None
+)
+
+
+def _trained(name: Any) -> Any:
+    if name in _KINDS and not _KINDS[name].trains:
+        told = f"{_KINDS[name].title} is read, merged and drawn with, but not trained here"
+        raise ValueError(f"one of {', '.join(METHODS)}; {told}")
+    return name
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression ({error})") from None
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
 if TYPE_CHECKING:
     Method: TypeAlias = str
 else:
-    Method = Literal[tuple(METHODS)]
+    Method = Annotated[Literal[tuple(METHODS)], BeforeValidator(_trained)]
 
 
 class LoraSettings(Section):
@@ -46,6 +70,18 @@ class LoraSettings(Section):
         'Adapt only layers whose dotted name holds one of these, e.g. ["attn1", "attn2", "self_attn"] for attention '
         "alone; empty = all that rank and conv_rank speak of.",
     )
+    exclude: list[Pattern] = key(
+        [],
+        "Regular expressions for whole dotted names of layers, with the part in front, that get no adapter, e.g. "
+        '["unet\\\\.(down|mid)_.*", ".*\\\\.ff\\\\..*"].',
+    )
+    include: list[Pattern] = key([], "The same for layers that get one although exclude names them.")
+    rslora: bool = key(
+        False,
+        "Scale adapters by alpha / sqrt(rank) (rsLoRA), so that larger ranks learn as fast; the alpha in the file is "
+        "larger in return, and right for every program.",
+    )
+    args: dict[str, Any] = key({}, f"Settings of the kind alone. {_OWN}")
     init_from: str = key(
         "",
         "A LoRA file to go on from: ours, kohya's, LyCORIS', OneTrainer's, diffusers' or peft's. The layers it adapts, "

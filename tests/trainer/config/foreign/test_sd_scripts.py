@@ -183,7 +183,7 @@ def test_lycoris(args: list[str], expected: dict[str, Any]) -> None:
     [
         ("network_module", {"network_module": "networks.dylora"}),
         ("network_args.algo", {"network_module": "lycoris.kohya", "network_args": ["algo=ia3"]}),
-        ("network_args.factor", {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8"]}),
+        ("network_args.preset", {"network_module": "lycoris.kohya", "network_args": ["preset=unet-convblock-only"]}),
         ("network_args.spell", {"network_args": ["spell=1"]}),
         ("min_snr_gamma", {"min_snr_gamma": 5, "debiased_estimation_loss": True}),
         ("network_args.loraplus_unet_lr_ratio", {"network_args": ["loraplus_unet_lr_ratio=4"]}),
@@ -192,6 +192,22 @@ def test_lycoris(args: list[str], expected: dict[str, Any]) -> None:
 def test_what_has_no_counterpart(name: str, given: dict[str, Any]) -> None:
     found = outcome(name, {**LORA, **given})
     assert found.kind == "missing" and not found.harmless and found.why
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["algo=lokr", "factor=8", "decompose_both=True"], {"lora.args.factor": 8, "lora.args.decompose_both": True}),
+        (["algo=lokr", "full_matrix=True", "factor=-1"], {"lora.args.full_matrix": True, "lora.args.factor": None}),
+        (["algo=loha", "factor=8"], {"lora.args.factor": None}),
+        (["preset=attn-only"], {"lora.layers": ["attn1", "attn2", "self_attn"], "training.text_encoder": True}),
+        (["preset=unet-only"], {"training.text_encoder": False, "lora.conv_rank": 8}),
+        (["preset=unet-transformer-only"], {"training.text_encoder": False, "lora.conv_rank": None}),
+    ],
+)
+def test_lycoris_splits_and_presets(arguments: list[str], expected: dict[str, Any]) -> None:
+    found = ours({**LORA, "network_module": "lycoris.kohya", "network_dim": 8, "network_args": arguments})
+    assert {key: found.get(key) for key in expected} == expected
 
 
 def test_lora_plus() -> None:

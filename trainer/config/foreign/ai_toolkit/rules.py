@@ -97,12 +97,19 @@ def schedule_argument(values: Values, name: str) -> Outcome:
 def kind(values: Values, name: str) -> Outcome:
     """network.type."""
     found = values.text(name).lower()
-    if found == "lokr" and values.flag("network.lokr_full_rank"):
-        return missing("LoKr's second factor is always split here: lokr_full_rank")
     if found in ("lora", "locon", "dora"):
         method = {"lora.method": "dora" if found == "dora" else "lora"}
         return changed(method, "linear layers outside of the transformers get no adapter here unless conv is set")
     return carried({"lora.method": "lokr"}) if found == "lokr" else missing(f"there is no {found} here")
+
+
+def lokr(values: Values) -> dict[str, Any]:
+    """How LoKr splits a layer."""
+    if values.text("network.type").lower() != "lokr":
+        return {}
+    factor = values.whole("network.lokr_factor") or -1
+    found: dict[str, Any] = {"lora.args.full_matrix": values.flag("network.lokr_full_rank")}
+    return found | ({"lora.args.factor": factor} if factor > 0 else {})
 
 
 def sizes(values: Values) -> dict[str, Any]:

@@ -131,8 +131,9 @@ NETWORK = [
     part("network.conv_alpha", "lora.conv_alpha", rules.sizes, otherwise="the convolutions get no adapter"),
     row("network.dropout", "lora.dropout", _dropout),
     row("network.pretrained_lora_path", "lora.init_from", text),
-    *needless("for network.type = lokr, which says so", "network.lokr_full_rank", "network.old_lokr_format"),
-    *_absent("LoKr's split is chosen by itself here", "network.", {"lokr_factor": -1}),
+    part("network.lokr_full_rank", "lora.args.full_matrix", rules.lokr, True, "for LoKr"),
+    part("network.lokr_factor", "lora.args.factor", rules.lokr, -1, "for LoKr, whose sides are split by themselves"),
+    *needless("of its own files", "network.old_lokr_format"),
     *needless(
         "of other models", "network.transformer_only", "network.split_multistage_loras", "network.layer_offloading"
     ),

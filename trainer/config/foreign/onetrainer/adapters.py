@@ -76,14 +76,24 @@ def dropout(values: Values, name: str) -> Outcome | None:
     return changed({"lora.dropout": found}, "drops the inputs of the first factor here, its outputs there")
 
 
+def lokr(values: Values) -> dict[str, Any]:
+    """How LoKr splits a layer."""
+    if values.text("peft_type") != "LOKR" or not is_lora(values):
+        return {}
+    names = {"lokr_decompose_both": "decompose_both", "lokr_full_matrix": "full_matrix"}
+    found: dict[str, Any] = {f"lora.args.{ours}": True for name, ours in names.items() if values.flag(name)}
+    factor = values.whole("lokr_decompose_factor") or -1
+    return found | ({"lora.args.factor": factor} if factor > 0 else {})
+
+
 def only_lokr(values: Values, name: str) -> Outcome:
     if values.text("peft_type") != "LOKR" or not is_lora(values):
         return unneeded("for LoKr")
-    neutral = {"lokr_decompose_factor": ("-1",), "lokr_dora_on_output": ("true",), "lokr_vec_trick": ("true", "false")}
+    neutral = {"lokr_dora_on_output": ("true",), "lokr_vec_trick": ("true", "false")}
     value = values.text(name).lower()
     if value in ("false", "", *neutral.get(name, ())):
         return unneeded("the same here")
-    return missing("LoKr is split into two factors by itself here, of which the first is whole")
+    return missing("LoKr is not split in Tucker's way here")
 
 
 def axis(values: Values, _name: str) -> Outcome:

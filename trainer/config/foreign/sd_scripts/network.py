@@ -13,7 +13,9 @@ from trainer.config.foreign.values import BadValueError, Values
 
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 _MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
-_WITHOUT_CONVOLUTIONS = ("attn-mlp", "unet-transformer-only")
+_WITHOUT_CONVOLUTIONS = ("attn-mlp", "attn-only", "unet-transformer-only")
+_KNOWN_PRESETS = ("", "full", "unet-only", *_WITHOUT_CONVOLUTIONS)
+OF_LOKR = ("factor", "decompose_both", "full_matrix")
 _ARG = "network_args."
 _SIZES = ("lora.alpha", "lora.conv_rank", "lora.conv_alpha")
 _BLOCKWISE = (
@@ -52,7 +54,9 @@ def module(values: Values, _name: str) -> Outcome:
         return missing(f"{found}{_algorithm(values)} is a kind of adapter that is not here: lora, dora, loha, lokr are")
     if is_lycoris(values) and not _preset_is_known(values):
         return missing(f"the preset {argument(values, 'preset')!r} adapts a choice of layers that cannot be told here")
-    sets = {"lora.method": kind}
+    sets: dict[str, Any] = {"lora.method": kind}
+    if is_lycoris(values) and argument(values, "preset") == "attn-only":
+        sets["lora.layers"] = ["attn1", "attn2", "self_attn"]
     if is_lycoris(values) and conv_rank(values) and values.context.family != "sdxl":
         return changed(sets, "conv_in, conv_out and the time embedding of SD 1.x and 2.x get no adapter here")
     return carried(sets)
@@ -64,7 +68,16 @@ def _algorithm(values: Values) -> str:
 
 
 def _preset_is_known(values: Values) -> bool:
-    return argument(values, "preset") in ("", "full", *_WITHOUT_CONVOLUTIONS)
+    return argument(values, "preset") in _KNOWN_PRESETS
+
+
+def lokr(values: Values) -> dict[str, Any]:
+    """How LoKr splits a layer."""
+    if method(values) != "lokr":
+        return {}
+    found: dict[str, Any] = {f"lora.args.{name}": _is(values, name) for name in OF_LOKR[1:] if _is(values, name)}
+    factor = values.whole(_ARG + OF_LOKR[0])
+    return found | ({f"lora.args.{OF_LOKR[0]}": factor} if factor and factor > 0 else {})
 
 
 def _of_file(values: Values, name: str) -> float:

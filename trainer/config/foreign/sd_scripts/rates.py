@@ -8,6 +8,8 @@ from typing import Any
 from trainer.config.foreign.outcome import Outcome, carried, unneeded
 from trainer.config.foreign.values import BadValueError, Values
 
+_PRESET = "network_args.preset"  # LyCORIS' choice of layers; some have none of the text encoders
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -45,7 +47,8 @@ def _of_lora(values: Values, usual: float) -> Rates:
     text = _first(values, usual)
     if values.flag("network_train_text_encoder_only"):
         network = 0.0
-    return Rates(network, (0.0 if values.flag("network_train_unet_only") else text,))
+    alone = values.text("network_module").startswith("lycoris") and values.text(_PRESET).startswith("unet-")
+    return Rates(network, (0.0 if values.flag("network_train_unet_only") or alone else text,))
 
 
 def _else(values: Values, name: str, usual: float) -> float:

@@ -148,12 +148,11 @@ NETWORK = [
     *needless("as DoRA is here: a length for each row", "network_args.wd_on_output"),
     *(
         row(f"network_args.{name}", (), network.only_for("lokr", why, neutral=("-1",)))
-        for name, why in (
-            ("factor", "LoKr's split into two factors is chosen by itself here (factor = -1)"),
-            ("decompose_both", "LoKr's first factor is always whole here"),
-            ("full_matrix", "LoKr's second factor is always split here"),
-            ("unbalanced_factorization", "LoKr is always balanced here"),
-        )
+        for name, why in (("unbalanced_factorization", "LoKr is always balanced here"),)
+    ),
+    *(
+        part(f"network_args.{name}", f"lora.args.{name}", network.lokr, otherwise="off, or only read with algo=lokr")
+        for name in network.OF_LOKR
     ),
     *(
         row(f"network_args.{name}", (), network.only_for("", why))
