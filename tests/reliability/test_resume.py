@@ -79,6 +79,7 @@ CASES = {
         "embeddings={words={ohwx='a'},vectors={ohwx=2},lr=1e-2}", "training.text_encoder=true",
         "general.caption_prefix='ohwx'", "training.gradient_accumulation=2",
     ),
+    "adapters that begin as a part of the weights": ("lora.start='pissa'",),
     "sgd with momentum": ("optimizer={name='sgd',lr=0.1,args={momentum=0.9}}",),
     "8-bit adam": ("optimizer.name='adamw8bit'", "lora.rank=128"),
     "8-bit lion": ("optimizer={name='lion8bit',lr=1e-4}", "lora.rank=128"),

@@ -17,7 +17,7 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.adapters import embeddings, lora_file
+from trainer.adapters import embeddings, lora_file, starts
 from trainer.adapters import peft_layers as lora_peft
 from trainer.adapters.embeddings import Embedding
 from trainer.adapters.naming import places
@@ -46,6 +46,11 @@ class Adapter:
     weights: AdapterWeights
 
     @property
+    def stored(self) -> AdapterWeights:
+        """As a file holds it."""
+        return starts.stored(self.layer, self.weights)
+
+    @property
     def base(self) -> Any:
         """The original layer."""
         return self.layer.get_base_layer()
@@ -70,6 +75,7 @@ def inject(
     include: Sequence[str] = (),
     by_root: bool = False,
     args: Mapping[str, Any] | None = None,
+    start: str = "zero",
     like: Mapping[str, AdapterWeights] | None = None,
 ) -> list[Adapter]:
     """Adds float32 adapters, the only thing that trains in those parts afterwards, and returns them.
@@ -79,10 +85,11 @@ def inject(
     ranks for blocks by the beginning of their dotted names ("unet.down_blocks.0"), with the same alpha per rank; the
     longest name counts, 0 leaves the block out. layers: only those whose dotted name holds one of these words, all
     where there are none; exclude, include: patterns of whole names of layers that get none, and of those that do after
-    all. by_root: scaled by alpha / sqrt(rank). args: settings of the kind alone. like: modules of a file by kohya's
-    names: a part that has some gets adapters like them and with their weights, for these layers alone, whatever the
-    other settings ask. Each other adapter starts from its own stream, derived from `seed` and its name, as no change at
-    all; torch's random state is left as it was. Raises UserError.
+    all. by_root: scaled by alpha / sqrt(rank). args: settings of the kind alone. start: "pissa" or "olora" = as a part
+    of the layer's weight. like: modules of a file by kohya's names: a part that has some gets adapters like them and
+    with their weights, for these layers alone, whatever the other settings ask. Each other adapter starts from its own
+    stream, derived from `seed` and its name, as no change at all; torch's random state is left as it was. Raises
+    UserError.
     """
     left_out = AdapterDropout(dropout, rank_dropout, module_dropout)
     settings = Settings(method, rank, alpha, conv_rank, conv_alpha, left_out, by_root, args or {})
@@ -103,6 +110,8 @@ def inject(
     added = _of(family, wanted)  # once more: by now they are complete
     for adapter in added:
         _start(adapter, seed)
+        if start != "zero":
+            starts.begin(adapter.layer, ADAPTER, adapter.weights, start)
     if like:
         load_into(family, like, "lora.init_from", [adapter for adapter in added if adapter.part in given])
     return _of(family, wanted)
@@ -154,16 +163,21 @@ def adapters(family: Family) -> list[Adapter]:
     return found
 
 
+def layers(family: Family) -> dict[str, Any]:
+    """peft's layers by kohya's names."""
+    return {adapter.key: adapter.layer for adapter in adapters(family)}
+
+
 def weights(family: Family) -> dict[str, AdapterWeights]:
-    """What a LoRA file holds: the live weights of every adapter by kohya's name."""
-    return {adapter.key: adapter.weights for adapter in adapters(family)}
+    """What a LoRA file holds: the weights of every adapter by kohya's name, live ones where they began at zero."""
+    return {adapter.key: adapter.stored for adapter in adapters(family)}
 
 
 def delta_w(adapter: Adapter) -> Tensor:
     """The change that the adapter makes to its layer's weight, float32, of the weight's shape."""
     if kind_of(adapter.weights).needs_base(adapter.weights):
         return change(adapter.weights, dequantize_module_weight(adapter.base))
-    return delta(adapter.weights).reshape(_shape(adapter.base))
+    return delta(adapter.stored).reshape(_shape(adapter.base))
 
 
 def load_into(
@@ -288,7 +302,7 @@ def merge(family: Family, strength: float = 1.0) -> None:
         raise UserError("a LoRA cannot be merged into weights of 8 or 4 bits; load the base in full precision for that")
     for adapter in found:
         weight = adapter.base.weight
-        weight.data = apply(adapter.weights, weight, strength).detach().to(weight.dtype)
+        weight.data = apply(adapter.stored, weight, strength).detach().to(weight.dtype)
         parent, _, leaf = adapter.module.rpartition(".")
         setattr(family.parts[adapter.part].get_submodule(parent), leaf, adapter.base)
 

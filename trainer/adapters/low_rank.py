@@ -23,12 +23,14 @@ def from_change(change: Tensor, rank: int) -> AdapterWeights:
     return _factors(left, values, right, change.shape)
 
 
-def truncate(weights: AdapterWeights, rank: int) -> AdapterWeights:
-    """The nearest LoRA of another rank to a LoRA; exact, and of alpha = rank, when the rank does not shrink.
+def truncate(weights: AdapterWeights, rank: int, *, exact: bool = False) -> AdapterWeights:
+    """The nearest LoRA of another rank to a LoRA; exact, and of alpha = rank, when the rank does not shrink. exact:
+    computed in float64, for factors whose parts nearly cancel.
 
     Works on the factors: the singular values of up @ down are those of the product of their triangular parts.
     """
-    up, down = weights.up.float().flatten(1) * scale(weights), weights.down.float().flatten(1)
+    dtype = torch.float64 if exact else torch.float32
+    up, down = weights.up.to(dtype).flatten(1) * scale(weights), weights.down.to(dtype).flatten(1)
     shape = (weights.up.shape[0], *weights.down.shape[1:])
     left_basis, left_core = torch.linalg.qr(up)
     right_basis, right_core = torch.linalg.qr(down.T)
@@ -61,4 +63,4 @@ def _factors(left: Tensor, values: Tensor, right: Tensor, shape: torch.Size) -> 
     root, rank = values.clamp_min(0).sqrt(), len(values)
     up = (left * root).reshape(shape[0], rank, *(1,) * (len(shape) - 2))
     down = (root[:, None] * right).reshape(rank, *shape[1:])
-    return AdapterWeights({DOWN: down.contiguous(), UP: up.contiguous()}, float(rank))
+    return AdapterWeights({DOWN: down.float().contiguous(), UP: up.float().contiguous()}, float(rank))

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainer.adapters import injection
 from trainer.adapters.norm_limit import NormLimit
+from trainer.adapters.starts import Starts
 from trainer.assembly import embeddings
 from trainer.assembly.model import learning_steps
 from trainer.assembly.processes import share_out
@@ -51,13 +52,14 @@ class Learner:
     update: Update
     compiled: Compiled | None
     limit: NormLimit | None  # of the adapters' lengths
+    began: Mapping[str, Stateful]  # what adapters began as, where that is not zero
     lengths: Callable[[], None] | None  # brings new words' vectors to their length
     spare_optimizer: Callable[[], Optimizer]  # a new one over the same weights, for a trial step
 
     @property
     def also_saved(self) -> dict[str, Stateful]:
         """What changes from step to step besides weights, optimizer and schedule."""
-        return {"finite": self.finite, "averages": self.averages}
+        return {"finite": self.finite, "averages": self.averages, **self.began}
 
 
 def learner_of(
@@ -107,6 +109,7 @@ def learner_of(
         update=processes.own_update() or _update_of(config, accelerator, optimizer),
         compiled=compiled,
         limit=_norm_limit(config, family),
+        began={} if config.lora.start == "zero" else {"starts": Starts(injection.layers(family))},
         lengths=embeddings.Lengths(family.parts[EMBEDDINGS]) if config.embeddings.keep_norm else None,
         spare_optimizer=make,
     )

@@ -185,6 +185,7 @@ def prepare_parts(config: BaseConfig, family: Family, start: WarmStart | None = 
             include=settings.include,
             by_root=settings.rslora,
             args=settings.args,
+            start=settings.start,
             seed=config.run.seed,
             like=start.trained if start else None,
         )

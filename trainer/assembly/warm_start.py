@@ -31,8 +31,8 @@ def resolved(config: BaseConfig) -> BaseConfig:
     ]
     problems += [
         f"lora.{name}: has no effect on adapters of a file, which decides which layers have one; leave it out"
-        for name in ("ranks", "layers", "exclude", "include", "rslora", "args")
-        if getattr(lora, name)
+        for name in ("ranks", "layers", "exclude", "include", "rslora", "args", "start")
+        if getattr(lora, name) not in ([], {}, False, "zero")
     ]
     if problems:
         raise UserError(problems)

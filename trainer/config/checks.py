@@ -110,6 +110,7 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
 
 def _adapters(config: BaseConfig) -> Iterator[str]:
     """The settings of the kind of adapter alone."""
+    yield from _starts(config)
     method, args = config.lora.method, config.lora.args
     own = registry.find("adapters", method).Settings
     if own is None:
@@ -125,6 +126,20 @@ def _adapters(config: BaseConfig) -> Iterator[str]:
                 f"found {shown(one['input'])}; {one['msg'].removeprefix('Value error, ')}."
             )  # fmt: skip
             yield f"lora.args.{'.'.join(map(str, one['loc']))}: {wrong}"
+
+
+def _starts(config: BaseConfig) -> Iterator[str]:
+    lora = config.lora
+    if lora.start == "zero":
+        return
+    if not _is_plain(config):
+        yield f"lora.start: {lora.start!r} works with {_PLAIN} only, found {lora.method!r}."
+    for name in ("max_norm", "rank_dropout", "module_dropout"):
+        if getattr(lora, name):
+            yield (
+                f"lora.{name}: acts on the whole adapter, which with lora.start = {lora.start!r} holds a part of the "
+                "layer's own weight; set it to 0."
+            )
 
 
 def _embeddings(config: BaseConfig) -> Iterator[str]:

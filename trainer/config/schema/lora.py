@@ -81,6 +81,12 @@ class LoraSettings(Section):
         "Scale adapters by alpha / sqrt(rank) (rsLoRA), so that larger ranks learn as fast; the alpha in the file is "
         "larger in return, and right for every program.",
     )
+    start: Literal["zero", "pissa", "olora"] = key(
+        "zero",
+        "What new adapters begin as: no change; the largest directions of the layer's weight (PiSSA); or the first of "
+        "its QR decomposition (OLoRA). Both are taken off the layer in return; the file has twice the rank, and is for "
+        "the base as it is.",
+    )
     args: dict[str, Any] = key({}, f"Settings of the kind alone. {_OWN}")
     init_from: str = key(
         "",
