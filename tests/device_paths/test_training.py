@@ -23,6 +23,17 @@ PATHS: dict[str, tuple[str, ...]] = {
     ),
     "text encoder until": ("training.text_encoder=true", "training.text_encoder_until=1"),
     "text encoder alone": ("training.text_encoder=true", "training.unet=false"),
+    "new words alone, measured and drawn": (
+        "embeddings={words={ohwx='a'},keep_norm=true}",
+        "training.unet=false",
+        "general.caption_prefix='ohwx'",
+        PICTURES,
+        QUESTIONS,
+    ),
+    "new words beside a LoRA, bf16": (
+        "embeddings={words={ohwx='a'},vectors={ohwx=2}}", "general.caption_prefix='ohwx'", BF16, "ema={decay=0.9}",
+    ),
+    "adapters that begin as a part of the weights": ("lora={start='pissa',rslora=true}", PICTURES),
     "full": (FULL, "training.text_encoder=true"),
     "full, bf16 weights": (FULL, BF16, "training.weight_dtype='bf16'"),
     "full, fused backward": (FULL, *FUSED),
@@ -48,7 +59,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "flow": ("model.prediction='flow'", "loss={kind='smooth_l1',weighting='soft_min_snr'}"),
     "zero terminal snr": ("model.prediction='v'", "model.zero_terminal_snr='on'", "loss.scale_v_like_noise=true"),
     "long weighted captions": ("model.weighted_captions=true", "model.max_tokens=150", "model.clip_skip=1"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -115,6 +115,7 @@ def _of_embedding(path: Path, header: Header) -> Inspection:
     return Inspection(
         kind="embedding",
         what="an embedding (textual inversion)",
+        family=_lora_family(header)[0],
         base_version=header.metadata.get("ss_base_model_version"),
         modules=len(header.shapes),
         **_counts(header),

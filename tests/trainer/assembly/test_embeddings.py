@@ -107,7 +107,7 @@ def test_both_files_hold_what_learned(kind: str, request: pytest.FixtureRequest)
     told = inspection.inspect(folder / "run.safetensors")
     assert told.kind == "lora" and told.embeddings[0].startswith("ohwx: 3 vectors of 64")
     alone = inspection.inspect(folder / "run-embeddings" / "ohwx.safetensors")
-    assert alone.kind == "embedding" and alone.embeddings == told.embeddings
+    assert alone.kind == "embedding" and alone.embeddings == told.embeddings and alone.family == told.family
 
 
 def test_diffusers_reads_the_file_and_gives_equal_states(project: Path, pivotal: tuple[PreparedRun, Path]) -> None:

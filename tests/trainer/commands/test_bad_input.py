@@ -129,7 +129,7 @@ def test_check_trains_nothing(
     assert code == 0
     assert "3 images, 3 samples in 2 batches per epoch" in text
     written = {path.name for path in (project.parent / "output").rglob("*") if path.is_file()}
-    assert written == {"dataset-report.html", "dataset-report.json", "schedule.html"}
+    assert written == {"dataset-report.html", "dataset-report.json", "schedule.html", "what-trains.txt"}
 
 
 def test_letters_that_a_pipe_of_windows_cannot_hold_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
