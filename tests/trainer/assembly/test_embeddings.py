@@ -14,6 +14,7 @@ from tests.tiny import tiny_sdxl
 from tests.trainer.runs import make_project, train, training
 from trainer.adapters import embeddings, injection, inspection, lora_file
 from trainer.assembly.run import PreparedRun, run_dir_of
+from trainer.assembly.split_states import unsplittable
 from trainer.batch import EMBEDDINGS, NewWord
 from trainer.commands import sampling
 from trainer.config import reading
@@ -247,6 +248,10 @@ def test_samples_know_the_word(
 def test_what_cannot_be_is_told(project: Path, overrides: tuple[str, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
         training(project, *overrides)
+
+
+def test_states_that_are_split_between_processes_are_refused_by_name(project: Path) -> None:
+    assert "embeddings.words: leave it out" in unsplittable(reading.read(project, ALONE))
 
 
 def test_families_without_clip_are_refused_by_name(project: Path) -> None:
