@@ -34,6 +34,7 @@ UI_MAY_IMPORT = {
     "errors",
     "batch",
     "files.atomic",
+    "files.ordinary",
     "commands",
     "assembly.readiness",
     "assembly.subject",

@@ -33,7 +33,8 @@ _SAME = frozenset(
      "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "face_crop_aug_range",
      "training_comment", "validation_seed", "validation_split", "max_validation_steps", "validate_every_n_epochs",
      "validate_every_n_steps", "resize_interpolation", "color_aug", "flip_aug", "random_crop", "shuffle_caption",
-     "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "keep_tokens"),
+     "enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "keep_tokens", "timestep_sampling",
+     "sigmoid_scale", "discrete_flow_shift", "weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
 )  # fmt: skip
 _OF_SUBSETS = ("num_repeats", "color_aug", "flip_aug", "random_crop", "shuffle_caption", "keep_tokens",
                "keep_tokens_separator", "secondary_separator", "enable_wildcard", "caption_prefix", "caption_suffix",
@@ -71,7 +72,8 @@ def source(header: Mapping[str, Any], path: Path, folder: Path) -> Source:
         given |= fed
         names[name] = tuple(reader.expanded_names(fed, fed))
     given |= _parts(header) | _precision(header) | _rank(header, given)
-    script = "sdxl_train_network.py" if "sdxl" in str(told.get("ss_base_model_version")) else "train_network.py"
+    version = str(told.get("ss_base_model_version"))
+    script = next((f"{name}_train_network.py" for name in ("sdxl", "anima") if name in version), "train_network.py")
     images = _images(told)
     for name in _FOLDERS if images else ():
         if name in told:

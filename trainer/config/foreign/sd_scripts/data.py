@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.config.foreign.keys import How, Key
 from trainer.config.foreign.outcome import Outcome, carried, changed, missing, unneeded
+from trainer.config.foreign.sd_scripts import anima
 from trainer.config.foreign.values import BadValueError, Values
 
 DATASET_FILE = "dataset_config"
@@ -82,7 +83,13 @@ def _is_augmented(values: Values) -> bool:
 
 
 def cache(values: Values) -> dict[str, Any]:
-    """Cached latents are one sample of the posterior there; uncached ones a fresh sample each time."""
+    """Cached latents are one sample of the posterior there, uncached ones a fresh one each time; Anima's its mean."""
+    if anima.is_anima(values):
+        return {**_cached(values), "data.latent_sampling": "mean"}
+    return _cached(values)
+
+
+def _cached(values: Values) -> dict[str, Any]:
     if is_cached(values):
         to_disk = values.flag("cache_latents_to_disk") or values.flag("cache_text_encoder_outputs_to_disk")
         return {"data.cache_latents": True, "data.latent_sampling": "once", "data.cache_to_disk": to_disk}

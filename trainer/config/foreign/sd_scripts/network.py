@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 from trainer.config.foreign.outcome import Outcome, carried, changed, missing, unneeded
-from trainer.config.foreign.sd_scripts import blocks
+from trainer.config.foreign.sd_scripts import anima, blocks
 from trainer.config.foreign.sd_scripts.rates import rates
 from trainer.config.foreign.values import BadValueError, Values
 
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
-_MODULES = {"networks.lora": "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
+_MODULES = {"networks.lora": "lora", anima.MODULE: "lora", "networks.loha": "loha", "networks.lokr": "lokr"}
 _WITHOUT_CONVOLUTIONS = ("attn-mlp", "attn-only", "unet-transformer-only")
 _KNOWN_PRESETS = ("", "full", "unet-only", *_WITHOUT_CONVOLUTIONS)
 OF_LOKR = ("factor", "decompose_both", "full_matrix")

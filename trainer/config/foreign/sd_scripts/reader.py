@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.config.foreign import accelerate, files
 from trainer.config.foreign.outcome import Outcome, changed, unneeded
+from trainer.config.foreign.sd_scripts import anima
 from trainer.config.foreign.sd_scripts.table import INVERSION, KEYS, LORA, SCRIPTS, SECRETS
 from trainer.config.foreign.shell.commands import Command
 from trainer.config.foreign.translate import Source
@@ -25,7 +26,7 @@ _TELLING = {
     "train_db.py": ("stop_text_encoder_training", "no_token_padding"),
     "fine_tune.py": ("in_json", "train_text_encoder", "learning_rate_te"),
 }
-_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "anima", "controlnet", "control_net", "leco")
+_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "controlnet", "control_net", "leco")
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def _script(name: str) -> Outcome:
 
 def _implied(script: str) -> dict[str, Any]:
     """What follows from the script that a file is for."""
-    family = {"model.family": "sdxl"} if script.startswith("sdxl_") else {}
+    prefix = script.partition("_")[0]
+    family = {"model.family": prefix} if prefix in ("sdxl", "anima") else {}
     if script in INVERSION:
         return family | {"training.unet": False, "training.text_encoder": False}
     return family | ({} if script in LORA else {"training.method": "full"})
@@ -131,12 +133,14 @@ def source(
 
 def _not_ours(name: str) -> str:
     if any(model in name for model in _OTHER_MODELS):
-        return f"{name}: it trains what is not here; there are LoRAs and full fine-tunes of SD 1.x, 2.x and SDXL."
+        return f"{name}: it trains what is not here; SD 1.x, 2.x, SDXL and Anima are."
     return f"--script {name}: expected one of {', '.join(SCRIPTS)}."
 
 
 def script_of(values: Mapping[str, Any]) -> str:
     """Which of the scripts a file is for, by the keys that only one of them has. Raises UserError."""
+    if found := anima.script_of(values):
+        return found
     if any(values.get(key) not in NOTHING for key in _OF_LORA):
         return LORA[0]
     for script, keys in _TELLING.items():
@@ -152,6 +156,8 @@ def _family(values: Mapping[str, Any], script: str, said: str) -> str:
     """Where script or file tell it: a file alone does not say whether its LoRA is for SDXL."""
     if "sdxl" in script or values.get("sdxl"):
         return "sdxl"
+    if script in anima.SCRIPTS:
+        return "anima"
     return "sd" if said or script in ("train_db.py", "fine_tune.py") or values.get("v2") is True else ""
 
 

@@ -21,7 +21,7 @@ from trainer.config.foreign.keys import (
     whole,
 )
 from trainer.config.foreign.outcome import unneeded
-from trainer.config.foreign.sd_scripts import data, network, optimizer, rates, saving, steps, training, words
+from trainer.config.foreign.sd_scripts import anima, data, network, optimizer, rates, saving, steps, training, words
 from trainer.config.foreign.sd_scripts.data import option
 from trainer.config.foreign.values import Values
 
@@ -298,8 +298,9 @@ WORDS = [
     *absent("words begin as words of the vocabulary here, or as in lora.init_from", "weights"),
 ]
 
-LORA = ("train_network.py", "sdxl_train_network.py")
+LORA = ("train_network.py", "sdxl_train_network.py", anima.SCRIPTS[0])
 INVERSION = ("train_textual_inversion.py", "sdxl_train_textual_inversion.py")
+SCRIPTS = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py", *INVERSION, anima.SCRIPTS[1])
 # Keys that only some of its scripts have.
 READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -314,25 +315,30 @@ READ_BY: dict[str, tuple[str, ...]] = {
         ("learning_rate_te1", "learning_rate_te2", "block_lr", "fused_optimizer_groups"), ("sdxl_train.py",)
     ),
     **dict.fromkeys(("no_token_padding", "stop_text_encoder_training"), ("train_db.py",)),
-    **dict.fromkeys(("reg_data_dir", "prior_loss_weight"), (*LORA, "train_db.py", "sdxl_train.py", *INVERSION)),
-    **dict.fromkeys(("in_json", "dataset_repeats"), (*LORA, "fine_tune.py", "sdxl_train.py", *INVERSION)),
+    **dict.fromkeys(
+        ("reg_data_dir", "prior_loss_weight"),
+        (*LORA, "train_db.py", "sdxl_train.py", *INVERSION, anima.SCRIPTS[1]),
+    ),
+    **dict.fromkeys(
+        ("in_json", "dataset_repeats"), (*LORA, "fine_tune.py", "sdxl_train.py", *INVERSION, anima.SCRIPTS[1])
+    ),
     "learning_rate_te": ("fine_tune.py", "train_db.py"),
     **dict.fromkeys((key.name for key in WORDS), INVERSION),
+    **dict.fromkeys((key.name for key in anima.KEYS), anima.SCRIPTS),
 }  # fmt: skip
-SCRIPTS = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py", *INVERSION)
 
 
 def _read_by(key: Key) -> Key:
     """The key, without effect for the scripts that do not have it."""
-    scripts = READ_BY.get(key.name, SCRIPTS)
+    scripts = [name for name in READ_BY.get(key.name, SCRIPTS) if not anima.passes_over(name, key.name)]
 
     def how(values: Values, name: str) -> object:
         script = values.context.script
         return key.how(values, name) if script in scripts else unneeded(f"{script} does not read it")
 
-    return replace(key, how=how) if key.name in READ_BY else key
+    return replace(key, how=how) if len(scripts) < len(SCRIPTS) else key
 
 
-_SECTIONS = (MODEL, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, WORDS, NOISE, LOSS, IMAGES, SAVING, OTHERS)
+_SECTIONS = (MODEL, anima.KEYS, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, WORDS, NOISE, LOSS, IMAGES, SAVING, OTHERS)
 KEYS = Table(_read_by(key) for section in _SECTIONS for key in section)
 SECRETS = ("huggingface_token", "wandb_api_key")
