@@ -206,13 +206,23 @@ def captions(
     deduplicate: Annotated[bool, typer.Option("--deduplicate", help="Leave each tag once.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Sort the tags, but for those of --first.")] = False,
     having: Annotated[str, typer.Option(metavar="TAG", help="Only captions that have this tag.")] = "",
+    tag: Annotated[
+        str, typer.Option(metavar="MODEL", help="Tag images without a caption: a WD14 tagger's file, folder or hub id.")
+    ] = "",
+    append: Annotated[bool, typer.Option("--append", help="--tag: add to captions that are there, too.")] = False,
+    general: Annotated[float, typer.Option(min=0, max=1, help="--tag: probability that a tag needs.")] = 0.35,
+    character: Annotated[float, typer.Option(min=0, max=1, help="--tag: probability that a character needs.")] = 0.85,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="TAG", help="--tag: never this one.")] = None,
+    ratings: Annotated[bool, typer.Option("--ratings", help="--tag: put the rating first.")] = False,
+    underscores: Annotated[bool, typer.Option("--underscores", help="--tag: keep them instead of blanks.")] = False,
     extension: Annotated[str, typer.Option(help="Of the caption files, e.g. .txt; else .txt and .caption.")] = "",
     apply: Annotated[bool, typer.Option("--apply", help="Do it. Without it the changes are only shown.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last change of this folder back.")] = False,
 ) -> None:
-    """Change the tags of all captions in a folder: seen before, and with a way back.
+    """Change the tags of all captions in a folder, or make them: seen before, and with a way back.
 
-    What is given is done in this order: remove, replace, add, first, deduplicate, sort.
+    What is given is done in this order: tag, remove, replace, add, first, deduplicate, sort; with --tag only to what
+    that tags.
     """
     from trainer.commands import captions as command
 
@@ -222,7 +232,8 @@ def captions(
     asked = [("remove", tag) for tag in remove or []] + [("replace", pair) for pair in replace or []]
     asked += [("add", tag) for tag in add or []] + [("first", tag) for tag in reversed(first or [])]
     asked += [(name, "") for name, on in (("deduplicate", deduplicate), ("sort", sort)) if on]
-    command.change(folder, asked, having=having, extension=extension, apply=apply)
+    tagging = command.tagging(tag, append, general, character, exclude or [], ratings=ratings, underscores=underscores)
+    command.change(folder, asked, having=having, extension=extension, apply=apply, tagging=tagging)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.trainer.data.test_tagging import listed, network
 from trainer.__main__ import main
 from trainer.data.captions import bulk
 
@@ -108,3 +109,52 @@ def test_a_way_back_that_was_broken_off_is_taken_up_again(folder: Path, monkeypa
     monkeypatch.setattr(bulk, "write_text", write)
     assert run(monkeypatch, str(folder), "--undo") == 0
     assert now(folder) == BEFORE
+
+
+@pytest.fixture
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("tagger")
+    network(found / "model.onnx", [0.9, 0.95, 0.0, 0.4, 0.0, 0.0, 0.0], blue=False)
+    listed(found / "selected_tags.csv")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"c": "red hair\n"}),
+        (("--append", "--exclude", "red_hair"), {"c": None}),
+        (("--append", "--ratings"), {
+            "a": "red, cat, red, explicit, red hair\n",
+            "b": "dog, blue sky, explicit, red hair\n",
+            "c": "explicit, red hair\n",
+            "d": "cat, old, explicit, red hair\nred, cat, explicit, red hair\n",
+        }),
+        (("--underscores", "--first", "ohwx"), {"c": "ohwx, red_hair\n"}),
+    ],
+)  # fmt: skip
+def test_a_tagger_tags_what_has_no_caption_and_its_work_can_be_taken_back(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...], expected: dict[str, str | None],
+) -> None:  # fmt: skip
+    words = (str(folder), "--tag", str(model), *options)
+    assert run(monkeypatch, *words) == 0 and now(folder) == BEFORE
+    assert run(monkeypatch, *words, "--apply") == 0
+    assert now(folder) == BEFORE | {name: text for name, text in expected.items() if text}
+    if any(expected.values()):
+        assert run(monkeypatch, str(folder), "--undo") == 0 and now(folder) == BEFORE
+        assert "tagged with" in capsys.readouterr().out
+
+
+def test_options_of_a_tagger_need_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, str(folder), "--append", "--sort") == 2
+    assert "go with --tag MODEL" in capsys.readouterr().err
+    assert run(monkeypatch, str(folder), "--tag", str(folder / "gone")) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
+    (folder / "c.png").write_bytes(b"no picture")
+    network(folder / "model.onnx")
+    listed(folder / "selected_tags.csv")
+    assert run(monkeypatch, str(folder), "--tag", str(folder), "--apply") == 2
+    assert "c.png" in capsys.readouterr().err and now(folder) == BEFORE
