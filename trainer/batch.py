@@ -6,7 +6,7 @@ Shapes: B samples, C latent channels, H x W pixels, h x w latent cells, T text t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -117,6 +117,22 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Of a batch that stands for a prompt instead of images: other prompts, whose answers tell what it shall become."""
+
+    positive: str
+    unconditional: str
+    neutral: str
+    guidance: float  # the target is neutral + guidance * (positive - unconditional)
+    strength: float  # of the adapters while they learn it
+    denoised: int  # steps that make its pictures out of noise
+    states: Mapping[str, TextStates]  # of each prompt, of B equal rows
+
+    def to(self, device: torch.device | str) -> Contrast:
+        return replace(self, states={prompt: states.to(device) for prompt, states in self.states.items()})
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch. Exactly one of `latents` and `pixels` is given; `text` is given when it was cached."""
 
@@ -131,6 +147,7 @@ class Batch:
     images: tuple[str, ...] = ()  # stable keys of image, size and view: the same on every machine and in every epoch
     of_base: Tensor | None = None  # (B,) bool: samples whose target is the base's own answer; None = no such sample
     shown: Shown | None = None  # to families that fill pictures in
+    contrast: Contrast | None = None  # where there are no images: `latents` are zeros then
 
     def __len__(self) -> int:
         return len(self.names)
@@ -151,6 +168,7 @@ class Batch:
             images=self.images,
             of_base=move(self.of_base),
             shown=None if self.shown is None else self.shown.map(lambda tensor: sent(tensor, device)),
+            contrast=None if self.contrast is None else self.contrast.to(device),
         )
 
 

@@ -172,6 +172,10 @@ class Objective(Protocol):
         """(alpha, sigma), each (B,): x_t = alpha * clean + sigma * noise."""
         ...
 
+    def separated(self, noisy: Tensor, target: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise), each (B, C, h, w), that an input and its target, or the network's answer, stand for."""
+        ...
+
 
 class AdapterKind(Protocol):
     """A kind of adapter (kind "adapters"): what its tensors mean, and how a layer gets one that trains.

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from plugins.objectives._schedule import DiscreteSchedule
 
+FAINTEST = 1e-3  # share of the image in what is still divided by it
+
 
 class Epsilon(DiscreteSchedule):
     """The target is the noise itself: Ho et al. 2020, arXiv 2006.11239, equation 14."""
@@ -20,6 +22,11 @@ class Epsilon(DiscreteSchedule):
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The noise, (B, ...)."""
         return noise
+
+    def separated(self, noisy: Tensor, target: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise), each (B, ...). Where nothing is left of the image (zero terminal SNR) it cannot be found."""
+        alpha, sigma = self._scales(noisy, timesteps)
+        return (noisy - sigma * target) / alpha.clamp(min=FAINTEST), target
 
 
 PLUGIN = Epsilon

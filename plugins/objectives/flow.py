@@ -41,5 +41,10 @@ class Flow:
         """The velocity of the straight path, noise - clean."""
         return noise - clean
 
+    def separated(self, noisy: Tensor, target: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise), each (B, ...): the two ends of the path."""
+        alpha, sigma = (per_sample(scale, noisy) for scale in self.signal_and_noise(timesteps))
+        return noisy - sigma * target, noisy + alpha * target
+
 
 PLUGIN = Flow

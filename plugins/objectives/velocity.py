@@ -32,5 +32,9 @@ class Velocity(DiscreteSchedule):
         alpha, sigma = self._scales(noisy, timesteps)
         return sigma * noisy + alpha * velocity
 
+    def separated(self, noisy: Tensor, target: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean, noise), each (B, ...)."""
+        return self.clean(noisy, target, timesteps), self.noise(noisy, target, timesteps)
+
 
 PLUGIN = Velocity

@@ -58,6 +58,13 @@ PATHS: dict[str, tuple[str, ...]] = {
     "losses": ("loss={kind='huber',weighting='min_snr',v_like=0.1}", "timesteps={distribution='beta',stratified=true}"),
     "flow": ("model.prediction='flow'", "loss={kind='smooth_l1',weighting='soft_min_snr'}"),
     "zero terminal snr": ("model.prediction='v'", "model.zero_terminal_snr='on'", "loss.scale_v_like_noise=true"),
+    "prompts instead of images": (
+        "datasets=[]",
+        "training.gradient_checkpointing='full'",
+        "training.preflight=true",
+        "noise.offset=0.1",
+        "slider={denoising_steps=3,targets=[{target_class='a cat',positive='big',negative='small',resolution=16}]}",
+    ),
     "long weighted captions": ("model.weighted_captions=true", "model.max_tokens=150", "model.clip_skip=1"),
 }  # fmt: skip
 

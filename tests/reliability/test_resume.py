@@ -48,6 +48,10 @@ CASES = {
         "training.method='full'", "general.custom_attributes={diff_output_preservation=true}",
         "preservation={words={cat='dog'}}",
     ),
+    "prompts instead of images": (
+        "datasets=[]", "noise.offset=0.1", "lora.dropout=0.5", "training.gradient_accumulation=2",
+        "slider={denoising_steps=3,targets=[{target_class='a cat',positive='big',negative='small',resolution=16}]}",
+    ),
     "bfloat16 base": ("training.precision='bf16'", "training.gradient_checkpointing=true"),
     "full in bfloat16 with random rounding": (
         "training.method='full'", "training.precision='bf16'", "training.weight_dtype='bf16'", "optimizer.lr=1e-4",

@@ -255,10 +255,23 @@ def match(
     ]
 
 
-@contextmanager
-def scaled(family: Family, strength: float) -> Iterator[None]:
+def scaled(family: Family, strength: float) -> AbstractContextManager[None]:
     """Inside, every adapter's scale is `strength` times its own; 0 gives the base exactly."""
-    layers = [adapter.layer for adapter in adapters(family)]
+    return Scaled(family)(strength)
+
+
+class Scaled:
+    """`with scaled(strength):` for use in every step: the adapters are found once."""
+
+    def __init__(self, family: Family) -> None:
+        self._layers = [adapter.layer for adapter in adapters(family)]
+
+    def __call__(self, strength: float) -> AbstractContextManager[None]:
+        return _scaled(self._layers, strength)
+
+
+@contextmanager
+def _scaled(layers: Sequence[Any], strength: float) -> Iterator[None]:
     before = [layer.scaling[ADAPTER] for layer in layers]
     try:
         for layer, scaling in zip(layers, before, strict=True):

@@ -12,11 +12,16 @@ from trainer.assembly.memory import MemoryEstimate, estimate
 from trainer.assembly.model import open_family
 from trainer.assembly.needs import estimate_lines
 from trainer.assembly.noise import noise_warnings_before_encoding
+from trainer.assembly.pace import pace_of
+from trainer.assembly.prompts import lines as prompt_lines
+from trainer.assembly.prompts import plan_of
 from trainer.assembly.run import run_dir_of
-from trainer.assembly.subject import Subject, subject_of
+from trainer.assembly.subject import Subject, subject_of, token_counter
 from trainer.config.schema.whole import BaseConfig
+from trainer.data.dataset import NO_IMAGES
 from trainer.data.order.holdout import Split
 from trainer.data.order.plan import Plan
+from trainer.data.order.prompts import prompts_of
 from trainer.errors import UserError
 from trainer.journal.console import Console, busy
 from trainer.optim.parameters import ALWAYS, Group, Window
@@ -26,7 +31,6 @@ from trainer.reports import rates
 from trainer.reports.dataset import report as dataset_run
 from trainer.reports.dataset.findings import to_json
 from trainer.reports.rates import Rate
-from trainer.run.preflight import largest
 from trainer.samples import prompts
 
 
@@ -39,6 +43,8 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     config, refused = _resolved(config)
     family, problems = _outline(config)
     refused += problems
+    if config.slider.asked:
+        return _of_prompts(config, console, family, refused)
     try:
         with console.counting("reading images", "images") as counted:
             multiple, cell = (family.size_multiple, family.latent_factor) if family else (8, 0)
@@ -74,14 +80,64 @@ def check(config: BaseConfig, console: Console) -> dict[str, Any]:
     if needs and family and not config.lora.init_from:  # which has its own layers, and was not read for the estimate
         for line in layers.tell(config, family, run_dir.path):
             console.say(line)
-    told = rates_of(config, pace.steps)
+    return to_json(report) | {"learning_rates": _told_rates(config, pace.steps, console)}
+
+
+def _told_rates(config: BaseConfig, steps: int, console: Console) -> dict[str, list[float]]:
+    """How the learning rates will move: told, drawn, and at every step by what they are of."""
+    told, run_dir = rates_of(config, steps), run_dir_of(config)
     for what, rate in told.items():
         name = "learning rate" if len(told) == 1 else f"learning rate of {what}"
-        console.say(rates.line(name, rate, pace.steps))
-    rates.write(told, pace.steps, run_dir.name, run_dir.path / "schedule.html")
-    return to_json(report) | {
-        "learning_rates": {what: [rate(step) for step in range(pace.steps)] for what, rate in told.items()}
+        console.say(rates.line(name, rate, steps))
+    rates.write(told, steps, run_dir.name, run_dir.path / "schedule.html")
+    return {what: [rate(step) for step in range(steps)] for what, rate in told.items()}
+
+
+def _of_prompts(config: BaseConfig, console: Console, family: Family | None, refused: Sequence[str]) -> dict[str, Any]:
+    """The truth about pairs of prompts: there is no dataset to report."""
+    refused = [*refused]
+    if family is not None:
+        try:
+            plan_of(config, family)
+        except UserError as error:
+            refused += error.problems
+    pairs = config.slider.pairs
+    pace = pace_of(config, len(pairs), 1)
+    nothing, estimated, needs = Split(NO_IMAGES, NO_IMAGES), [_unknown(refused)], None
+    if family is not None and not refused:
+        with busy("estimating memory"):
+            needs = estimate(config, family)
+        estimated = estimate_lines(needs, config, pace, nothing, family.drawn)
+    notes = [*prompt_lines(config), *_cut_off(config), *_samples_line(config)]
+    for line in [*notes, *estimated, *refused]:
+        console.say(line)
+    console.say(f"training: {pace.steps:,} steps, {len(pairs)} pairs of prompts an epoch")
+    return {
+        "prompts": [pair.model_dump(mode="json") for pair in pairs],
+        "steps": pace.steps,
+        "steps_per_epoch": -(-len(pairs) // pace.accumulation),
+        "problems": [_problem(line) for line in refused],
+        "notes": notes,
+        "estimate": estimated,
+        "needs": {"bytes": round(needs.total), "operations_per_step": needs.operations} if needs else {},
+        "would_train": not refused,
+        "learning_rates": _told_rates(config, pace.steps, console),
     }
+
+
+def _problem(line: str) -> dict[str, Any]:
+    """Why training would not start, as the report of a dataset has it."""
+    key, colon, what = line.partition(": ")
+    return {"file": key if colon else "", "what": what if colon else line, "stops": True, "kind": ""}
+
+
+def _cut_off(config: BaseConfig) -> list[str]:
+    """Prompts whose end does not reach the base."""
+    counts, limit, uncounted = token_counter(config)
+    asked = sorted(prompts_of(config.slider.pairs))
+    found = counts(asked) if counts else []
+    cut = [prompt for prompt, told in zip(asked, found, strict=bool(found)) if told.kept < len(prompt)]
+    return [*uncounted, *(f"slider: {prompt!r} is cut off after {limit} tokens (model.max_tokens)" for prompt in cut)]
 
 
 def rates_of(config: BaseConfig, steps: int) -> dict[str, Rate]:
@@ -132,7 +188,7 @@ def _needs(config: BaseConfig, split: Split, family: Family | None) -> MemoryEst
     plan = Plan(split.training, config.run.seed)
     if family is None or not plan.batches_per_epoch:
         return None
-    entries = plan.batch(largest(plan)).entries
+    entries = plan.batch(plan.largest()).entries
     width, height = split.training.items[entries[0].item].target
     with busy("estimating memory"):
         return estimate(config, family, (len(entries), height, width))
@@ -143,10 +199,14 @@ def _unknown(refused: Sequence[str]) -> str:
 
 
 def _notes(config: BaseConfig, subject: Subject, family: Family | None) -> list[str]:
-    pictures = prompts.requests(config.samples)
     told = noise_warnings_before_encoding(config, family, subject.split.training, subject.pace) if family else []
     return [
-        *([f"{len(pictures)} samples each time"] if pictures else ()),
+        *_samples_line(config),
         *(line.removeprefix("note: ") for line in told),
         *embeddings.unseen(config, subject.split.training),
     ]
+
+
+def _samples_line(config: BaseConfig) -> list[str]:
+    pictures = prompts.requests(config.samples)
+    return [f"{len(pictures)} samples each time"] if pictures else []

@@ -130,6 +130,7 @@ def make_loader(
             placement.keep(family.text_parts)  # they encode while the run goes on
         captions = set() if on_demand else bare.possible_captions()
         captions |= {replaced(caption, config.preservation.words) for caption in captions}
+        captions |= {""} if config.preservation.blank else set()
         texts = texts_of(config, console, accelerator, placement, captions)
     return make(latents=latents, texts=texts)
 

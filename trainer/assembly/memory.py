@@ -89,10 +89,17 @@ def estimate(config: BaseConfig, family: Any, batch: tuple[int, int, int] | None
     def step() -> Tensor:
         shape = max(shapes, key=_numbers)
         live = not set(family.text_parts) <= set(resting)
-        asked = 1 + bool(config.preservation.words)  # passes whose activations are kept at once
+        asked = 1 + config.preservation.again  # passes whose activations are kept at once
         inputs = _inputs(family, shape, live_text=live)
         return torch.stack([network(*inputs).float().mean() for _ in range(asked)]).sum()
 
+    def begin() -> Tensor:
+        """What makes pictures to ask prompts about: prompts with and without guidance at once."""
+        count, *sides = max(shapes, key=_numbers)
+        with torch.no_grad():
+            return network(*_inputs(family, (count * config.slider.together, *sides), live_text=False))
+
+    images = not config.slider.asked
     weights = _weights(config, (everything[name] for name in staying)) + _copy(config, trained)
     pixels = max((shape[2:] for shape in shapes), key=lambda s: s[0] * s[1])
     averages = sum(p.numel() * 4.0 for p in trained) if config.ema.decay else 0.0
@@ -102,10 +109,10 @@ def estimate(config: BaseConfig, family: Any, batch: tuple[int, int, int] | None
     return MemoryEstimate(
         weights=weights,
         optimizer=sum(p.numel() for p in trained) * _state_bytes(config) + (0.0 if on_host else averages),
-        step=peak(step, known, lower),
-        caching=_bytes(family.vae) + _encoding(family, known, pixels) if VAE in resting else 0.0,
+        step=max(peak(step, known, lower), peak(begin, known, lower) if not images else 0.0),
+        caching=_bytes(family.vae) + _encoding(family, known, pixels) if config.data.cache_latents and images else 0.0,
         sampling=_sampling(config, family, known, lower, weights, (everything[name] for name in resting)),
-        operations=forward * (passes(config) + preserving(config)),
+        operations=forward * (passes(config) + preserving(config) + begun(config)),
         forward=forward / (largest[0] * largest[2] * largest[3] * cell**2),
         base=sum(map(_bytes, everything.values())),
         average=averages if on_host else 0.0,
@@ -136,9 +143,15 @@ def preserving(config: BaseConfig) -> float:
     """What is asked of the base in a step, in forward passes, on the average; all images with masks for those that
     ask outside of them."""
     kept = config.preservation
-    twice = kept.share * (1 + passes(config)) if kept.words else 0.0
+    twice = kept.share * (1 + passes(config)) * kept.again
     again = kept.share if kept.outside_mask else 0.0
     return twice + max(again, float(config.prior_prediction_asked))
+
+
+def begun(config: BaseConfig) -> float:
+    """What a step without images asks besides, in forward passes, on the average."""
+    slider = config.slider
+    return slider.asks + slider.together * slider.denoising_steps / 2 if slider.asked else 0.0
 
 
 def _copy(config: BaseConfig, trained: Iterable[Tensor]) -> float:
@@ -158,7 +171,7 @@ def _autocast(config: BaseConfig) -> torch.dtype | None:
 
 def _batches(config: BaseConfig) -> list[tuple[int, int, int]]:
     """(B, H, W) as the datasets of a config ask."""
-    found = []
+    found = [(pair.batch_size, *pair.size[::-1]) for pair in config.slider.pairs]
     for dataset in config.datasets:
         options = effective(DatasetOptions, dataset, config.general)
         sides = (options.resolution,) * 2 if isinstance(options.resolution, int) else options.resolution

@@ -16,14 +16,13 @@ from trainer.assembly.headers import not_trained
 from trainer.assembly.readiness import missing_base
 from trainer.batch import EMBEDDINGS, AdapterWeights
 from trainer.config.schema.whole import BaseConfig
-from trainer.data.dataset import Dataset
 from trainer.data.sources.classes import class_names
 from trainer.device.placement import VAE
 from trainer.errors import UserError
 from trainer.optim import parameters
 from trainer.optim.parameters import Group
 from trainer.protocols import Family, Objective
-from trainer.run.facts import metadata_of, model_metadata_of
+from trainer.run.facts import Taught, metadata_of, model_metadata_of
 from trainer.run.results import DTYPES, FullResult, LoraResult, Result
 from trainer.training.pace import Pace
 
@@ -140,6 +139,8 @@ def objective_of(config: BaseConfig, family: Family) -> Objective:
 
 def resting_parts(config: BaseConfig, family: Family) -> list[str]:
     """What steps do not need: those whose output is cached."""
+    if config.slider.asked:  # prompts are encoded once, and there are no images
+        return [*family.text_parts, VAE]
     text = family.text_parts if config.data.cache_text and not config.text_states_change else ()
     return [*text, *([VAE] if config.data.cache_latents else [])]
 
@@ -227,7 +228,7 @@ def learning_steps(config: BaseConfig, family: Family, group: Group, pace: Pace)
 def result_of(
     config: BaseConfig,
     family: Family,
-    dataset: Dataset,
+    taught: Taught,
     pace: Pace,
     processes: int,
     waiting: Mapping[str, AdapterWeights],
@@ -236,7 +237,7 @@ def result_of(
     dtype = DTYPES[config.save.dtype]
     if config.training.method == "full":
         _refuse_lost_parts(config, family)
-        facts = model_metadata_of(config, family, dataset)
+        facts = model_metadata_of(config, family, taught)
         return FullResult(family, dtype, config.save.full, facts)
-    facts_after = metadata_of(config, family, dataset, pace, processes)
+    facts_after = metadata_of(config, family, taught, pace, processes)
     return LoraResult(family, dtype, facts_after, waiting, bundle=config.embeddings.bundle)

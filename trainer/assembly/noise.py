@@ -12,8 +12,8 @@ from trainer.batch import Batch, NoiseSchedule, sent
 from trainer.config.schema.whole import BaseConfig
 from trainer.data.cache.memory import LatentSource
 from trainer.data.dataset import Dataset
-from trainer.data.order.loader import Loader
 from trainer.data.order.prefetch import pinned
+from trainer.data.order.source import Source
 from trainer.errors import UserError
 from trainer.parallel.stream import global_index
 from trainer.protocols import Family
@@ -32,9 +32,9 @@ def timesteps_of(config: BaseConfig, schedule: NoiseSchedule) -> TimestepSampler
 
 
 def noise_chain(
-    config: BaseConfig, schedule: NoiseSchedule, loader: Loader, pace: Pace, accelerator: Accelerator
+    config: BaseConfig, schedule: NoiseSchedule, source: Source, pace: Pace, accelerator: Accelerator
 ) -> NoiseChain:
-    """All stages that are on; one that pairs beyond its micro-batch gets a pool that looks ahead in the loader."""
+    """All stages that are on; one that pairs beyond its micro-batch gets a pool that looks ahead in the source."""
     chain = NoiseChain({n: registry.find("noise", n)(settings) for n, settings in config.noise.stages().items()})
     for name, stage in chain.stages.items():
         if stage.remembers and accelerator.num_processes > 1:
@@ -47,7 +47,7 @@ def noise_chain(
 
         def batch(place: Place) -> Batch:
             index = global_index(place[0], place[1], pace.accumulation, place[2], accelerator.num_processes)
-            found = loader.batch(index)
+            found = source.batch(index)
             assert found.latents is not None
             latents = pinned(found.latents) if accelerator.device.type == "cuda" else found.latents
             return replace(found, latents=sent(latents, accelerator.device).float())
@@ -60,7 +60,7 @@ def noise_chain(
             timesteps=timesteps_of(config, schedule),
             accumulation=pace.accumulation,
             ranks=accelerator.num_processes,
-            batch_size=max(group.batch_size for group in loader.dataset.groups),
+            batch_size=source.batch_size,
         )
     return chain
 

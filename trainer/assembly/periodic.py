@@ -14,6 +14,7 @@ from trainer.config.schema.whole import BaseConfig
 from trainer.journal.events import Sink
 from trainer.journal.run_dir import RunDir
 from trainer.run import outputs
+from trainer.run.facts import by_images, by_prompts
 from trainer.run.results import SharedResult
 from trainer.run.resume import Keeper
 from trainer.samples import prompts
@@ -35,9 +36,8 @@ def periodic_of(
 ) -> list[Periodic]:
     """done: steps that are finished already."""
     accelerator, pace = material.accelerator, material.pace
-    trained = result_of(
-        config, material.family, material.split.training, pace, accelerator.num_processes, material.waiting
-    )
+    taught = by_prompts(config.slider.pairs) if config.slider.asked else by_images(material.dataset)
+    trained = result_of(config, material.family, taught, pace, accelerator.num_processes, material.waiting)
     result = SharedResult(trained, accelerator, learner.averages.applied, learner.processes.whole_on_host)
 
     def parsed(line: str) -> Request:

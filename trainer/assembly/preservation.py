@@ -30,15 +30,16 @@ Begun = Callable[[Predict], Preservation]  # from the network that learns
 def begun(config: BaseConfig, material: Material) -> Begun | None:
     """What needs the base as it is now: before a checkpoint is read into it, or anything is wrapped or compiled. None
     where nothing is kept. Raises UserError for words that no caption holds."""
-    settings, dataset = config.preservation, material.split.training
-    if not (settings.words or settings.outside_mask or any(source.of_base for source in dataset.sources)):
+    settings, dataset = config.preservation, material.dataset
+    if not (settings.asked or any(source.of_base for source in dataset.sources)):
         return None
     refuse_unused_words(settings.words, dataset)
     make = partial(
         Preservation,
         loss=Loss(**config.loss.model_dump()),
         words=settings.words,
-        states=material.loader.states,
+        blank=settings.blank,
+        states=material.source.states,
         weight=settings.weight,
         outside=settings.outside_mask,
         share=settings.share,
@@ -131,12 +132,16 @@ def lines(config: BaseConfig, dataset: Dataset) -> list[str]:
         masked = sum(bool(item.mask) or item.source.alpha_mask for item in dataset.items)
         none = "" if masked else ": no image has one, so this does nothing"
         found.append(f"preservation: outside the masks of {masked} images the base answers, in {often}{none}")
+    more = (1 + passes(config)) / passes(config)  # once forward, once as a step does
+    cost = f"{more:.1f} times a step's passes more, and {'three times' if settings.again == 2 else 'twice'} the memory"
     if settings.words:
         named = sum(_holds(item, settings.words) for item in dataset.items)
-        more = (1 + passes(config)) / passes(config)  # once forward, once as a step does
         found.append(
             f"preservation: {named} of {len(dataset.items)} images name what {', '.join(map(repr, settings.words))} "
-            f"stands for; {often} asks the base and trains a second pass: {more:.1f} times a step's passes more, and "
-            "twice the memory of activations"
+            f"stands for; {often} asks the base and trains a second pass: {cost} of activations"
+        )
+    if settings.blank:
+        found.append(
+            f"preservation: {often} asks the base without a caption and trains a second pass: {cost} of activations"
         )
     return found

@@ -45,8 +45,14 @@ def of_material(config: BaseConfig) -> list[str]:
     problems += [*lines, *headers.of_other_files(config), *_of_prompts(config)]
     if outline is not None:
         problems += headers.of_blocks(config, outline)
-    problems += _of_images(config, (outline.size_multiple if outline else 0) or 1)
+    if not config.slider.asked:
+        problems += _of_images(config, (outline.size_multiple if outline else 0) or 1)
     return list(dict.fromkeys(problems))  # a path may be asked for twice
+
+
+def of_kind(config: BaseConfig) -> list[str]:
+    """A line for who works on images, if the run learns from prompts alone."""
+    return ["slider: this command works on images, and a run by prompts has no images."] if config.slider.asked else []
 
 
 def of_base(config: BaseConfig) -> list[str]:

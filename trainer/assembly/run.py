@@ -9,20 +9,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch.optim import Optimizer
 
-from trainer.assembly import preservation, warm_start
+from trainer.assembly import preservation, steps, warm_start
 from trainer.assembly.learner import Learner, learner_of
 from trainer.assembly.material import Material, material_of
-from trainer.assembly.model import objective_of, open_to_train
-from trainer.assembly.noise import noise_chain, timesteps_of
+from trainer.assembly.model import open_to_train
+from trainer.assembly.noise import noise_chain
 from trainer.assembly.periodic import periodic_of
 from trainer.config.checks import notes
 from trainer.config.schema.whole import BaseConfig
-from trainer.data.dataset import Dataset
-from trainer.data.order.loader import Loader
-from trainer.data.order.plan import Plan
+from trainer.data.order.source import Order, Source
 from trainer.device import kernels
 from trainer.device.checkpointing import LEVELS, set_level
 from trainer.device.determinism import set_deterministic
@@ -35,17 +32,14 @@ from trainer.run import environment
 from trainer.run.advice import memory_advice, shortage_told, slowness_hint
 from trainer.run.folder import RunFolder
 from trainer.run.holder import holder_of, in_use
-from trainer.run.preflight import Trial, attempt, describe, largest, quickest
+from trainer.run.preflight import Trial, attempt, quickest
 from trainer.run.resume import Keeper, may_start, refuse_other_steps
 from trainer.training.between_steps import BetweenSteps, Periodic
 from trainer.training.control import Control, StopRequestedError
 from trainer.training.gradients import Gradients
 from trainer.training.guards import StepTimes
 from trainer.training.loop import Loop
-from trainer.training.losses import Loss
-from trainer.training.noise import NoiseChain
-from trainer.training.preservation import Preservation
-from trainer.training.step import TrainingStep
+from trainer.training.step import Step
 from trainer.training.step_end import StepEnd
 from trainer.training.step_log import StepLog
 
@@ -56,7 +50,7 @@ class PreparedRun:
 
     loop: Loop
     family: Family
-    loader: Loader
+    loader: Source
     folder: RunFolder
     console: Console
     keeper: Keeper
@@ -140,14 +134,14 @@ def training(
         material = material_of(config, console, trial=trial, opened=opened)
         accelerator = material.accelerator
         _choose_kernels(config, console, material)
-        keeping = preservation.begun(config, material)
+        begun = steps.begun(config, material)
         learner = learner_of(config, accelerator, material.placement, material.rates, material.pace)
-    noise = noise_chain(config, material.family.schedule, material.loader, material.pace, accelerator)
+    noise = noise_chain(config, material.family.schedule, material.source, material.pace, accelerator)
     also_saved = {**learner.also_saved, **noise.remembering}
     keeper = Keeper(run_dir, config, accelerator, learner.weights, learner.optimizer, learner.schedule, also_saved)
     with shortage_told("while the run's state was brought there", memory_advice(config)):
         done = keeper.restore(console.say, learner.rates, given) if resume or given else 0
-    made_from = _made_from(config, accelerator, material.split.training)
+    made_from = _made_from(config, material)
     if done:
         refuse_other_steps(run_dir, config, accelerator.num_processes, given)
     if done and given is None:
@@ -155,18 +149,18 @@ def training(
     folder = RunFolder(run_dir, config, accelerator, console, made_from)
     control = control or Control(run_dir.control)
     periodic = periodic_of(config, material, learner, keeper, run_dir, folder.emit, control, done=done)
-    kept = None if keeping is None else keeping(learner.network)
-    loop = _loop(config, material, learner, noise, keeper, periodic, folder.emit, control, done, kept)
-    found = PreparedRun(loop, material.family, material.loader, folder, console, keeper, memory_advice(config))
-    found.notices += preservation.lines(config, material.split.training)
-    found.notices += _first_notices(found, config, learner, material.plan, trial=trial)
+    step = begun(learner.network, noise)
+    loop = _loop(config, material, learner, step, keeper, periodic, folder.emit, control, done)
+    found = PreparedRun(loop, material.family, material.source, folder, console, keeper, memory_advice(config))
+    found.notices += preservation.lines(config, material.dataset)
+    found.notices += _first_notices(found, config, learner, material.source.plan, trial=trial)
     return found
 
 
 def _choose_kernels(config: BaseConfig, console: Console, material: Material) -> None:
     """Once the sizes of batches are known. TF32 is chosen already, for whatever is encoded."""
     asked, device = config.performance.cudnn_benchmark, material.accelerator.device
-    repeats = kernels.sizes_repeat(material.pace.steps * material.pace.accumulation, len(material.plan.shapes()))
+    repeats = kernels.sizes_repeat(material.pace.steps * material.pace.accumulation, len(material.source.plan.shapes()))
     worth = asked == "on" or (asked == "auto" and repeats and not config.run.deterministic)
     kernels.try_convolutions(worth and device.type == "cuda")
     if config.performance.tf32 == "on" and not kernels.has_tf32(device):
@@ -177,28 +171,18 @@ def _loop(
     config: BaseConfig,
     material: Material,
     learner: Learner,
-    noise: NoiseChain,
+    step: Step,
     keeper: Keeper,
     periodic: Sequence[Periodic],
     emit: Sink,
     control: Control,
     done: int,
-    kept: Preservation | None,
 ) -> Loop:
     accelerator, family, pace = material.accelerator, material.family, material.pace
-    step = TrainingStep(
-        predict=learner.network,
-        encode_images=family.encode_images,
-        objective=objective_of(config, family),
-        noise=noise,
-        timesteps=timesteps_of(config, family.schedule),
-        loss=Loss(**config.loss.model_dump()),
-        preservation=kept,
-    )
     start = Start(
         done,
         steps=pace.steps,
-        images=len(material.split.training.items),
+        images=len(material.dataset.items),
         trainable=sum(p.numel() for p in learner.weights.values()),
         device=str(accelerator.device),
         resumed=done > 0,
@@ -238,7 +222,7 @@ def _loop(
     )
 
 
-def _first_notices(found: PreparedRun, config: BaseConfig, learner: Learner, plan: Plan, *, trial: bool) -> list[str]:
+def _first_notices(found: PreparedRun, config: BaseConfig, learner: Learner, plan: Order, *, trial: bool) -> list[str]:
     """What is told before step 1; the preflight is taken for it."""
     lines, start = [line] if (line := learner.processes.described) else [], found.loop.start
     if learner.update.waits:
@@ -264,14 +248,14 @@ def _may_begin(run_dir: RunDir, config: BaseConfig, console: Console, resume: bo
     return False
 
 
-def _made_from(config: BaseConfig, accelerator: Accelerator, dataset: Dataset) -> dict[str, object]:
+def _made_from(config: BaseConfig, material: Material) -> dict[str, object]:
     """What tells later whether a run goes on with the same base and images."""
     return {
-        "processes": accelerator.num_processes,
+        "processes": material.accelerator.num_processes,
         "base": environment.fingerprint_of_settings(config.model.network)
         if config.model.network
         else environment.fingerprint(Path(config.model.base)),
-        "dataset": environment.fingerprint_of_images(dataset),
+        "dataset": environment.fingerprint_of_images(material.dataset),
         "tf32": config.performance.tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
@@ -287,7 +271,7 @@ def _refuse_other_base(run_dir: RunDir, config: BaseConfig, made_from: Mapping[s
         )
 
 
-def pick(found: PreparedRun, plan: Plan, spare: Callable[[], Optimizer] | None) -> list[str]:
+def pick(found: PreparedRun, plan: Order, spare: Callable[[], Optimizer] | None) -> list[str]:
     """Sets the quickest level of gradient checkpointing that fits, and tells which."""
     loop, parts = found.loop, found.family.parts.values()
     if loop.accelerator.device.type != "cuda":
@@ -300,7 +284,7 @@ def pick(found: PreparedRun, plan: Plan, spare: Callable[[], Optimizer] | None) 
     return [f"training.gradient_checkpointing = 'auto' took {level!r}", _told(found, trial)]
 
 
-def tried(found: PreparedRun, plan: Plan, spare: Callable[[], Optimizer] | None) -> str:
+def tried(found: PreparedRun, plan: Order, spare: Callable[[], Optimizer] | None) -> str:
     """What a step with the largest batch took, as a line. spare: makes an optimizer of its own for it."""
     loop = found.loop
     with _trial_told(found, plan):
@@ -313,6 +297,6 @@ def _told(found: PreparedRun, trial: Trial) -> str:
     return trial.line(found.loop.pace.steps - found.loop.start.step)
 
 
-def _trial_told(found: PreparedRun, plan: Plan) -> AbstractContextManager[None]:
-    batch = describe(plan, largest(plan))
+def _trial_told(found: PreparedRun, plan: Order) -> AbstractContextManager[None]:
+    batch = plan.describe(plan.largest())
     return shortage_told(f"in a first step with the largest batch ({batch})", found.advice, found.loop.start.device)

@@ -21,6 +21,7 @@ def unsplittable(config: BaseConfig) -> list[str]:
         ),
         "performance.channels_last: true; use false": performance.channels_last,
         "performance.compile: true; use false": performance.compile,
+        "slider: its steps ask the base; train in one process": config.slider.asked,
         "embeddings.words: leave it out": bool(config.embeddings.words),
         "preservation and prior_prediction, which ask the base: leave them out": config.asks_base,
     }

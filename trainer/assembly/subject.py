@@ -56,12 +56,13 @@ def subject_of(
         on_progress=on_progress,
     )
     split = split_of(config, scanned)
-    counts, limit, uncounted = _token_counter(config)
+    counts, limit, uncounted = token_counter(config)
     notes = (*split.training.notes, *held_out_lines(config, split), *uncounted)
-    return Subject(split, pace_of(config, Plan(split.training, config.run.seed), 1), counts, notes, limit)
+    pace = pace_of(config, Plan(split.training, config.run.seed).batches_per_epoch, 1)
+    return Subject(split, pace, counts, notes, limit)
 
 
-def _token_counter(config: BaseConfig) -> tuple[Cutter | None, int, list[str]]:
+def token_counter(config: BaseConfig) -> tuple[Cutter | None, int, list[str]]:
     """What counts tokens, how many are read, or why nothing does."""
     try:
         tokenizer = tokenizer_of(config)

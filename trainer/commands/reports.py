@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def noise(path: Path, overrides: Sequence[str], *, images: int, keep: Path | None = None) -> None:
     """keep: a safetensors file for some of the latents that are measured."""
     config = reading.read(path, overrides)
-    readiness.refuse(config, readiness.of_material, readiness.of_pictures, readiness.of_results)
+    readiness.refuse(config, readiness.of_kind, readiness.of_material, readiness.of_pictures, readiness.of_results)
     with loading():
         from trainer.assembly.noise_report import report
     report(config, Console(), images=images, keep=keep)

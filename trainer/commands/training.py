@@ -49,7 +49,7 @@ def check(path: Path, overrides: Sequence[str], *, preflight: bool = False, as_j
 
 def cache(path: Path, overrides: Sequence[str]) -> None:
     config = reading.read(path, overrides)
-    readiness.refuse(config, readiness.of_material, readiness.of_pictures, readiness.of_results)
+    readiness.refuse(config, readiness.of_kind, readiness.of_material, readiness.of_pictures, readiness.of_results)
     with loading():
         from trainer.assembly import cache as caching
     caching.fill(config, _console_of_one())

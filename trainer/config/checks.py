@@ -13,6 +13,7 @@ from trainer import registry
 from trainer.config.errors import shown
 from trainer.config.schema.data import DatasetOptions, DatasetSettings, effective
 from trainer.config.schema.lora import METHODS
+from trainer.config.schema.slider import PromptPair, SliderSettings, SliderTarget
 from trainer.config.schema.whole import BaseConfig
 from trainer.errors import UserError
 
@@ -24,7 +25,18 @@ LONGEST_NAME = 150  # bytes: files get longer names than the run
 
 def problems_between(config: BaseConfig) -> list[str]:
     """Every broken rule as "dotted.path: what is wrong"."""
-    rules = (_required, _exclusions, _adapters, _embeddings, _kernels, _small_base, _updates, _plugins, _ranges)
+    rules = (
+        _required,
+        _exclusions,
+        _slider,
+        _adapters,
+        _embeddings,
+        _kernels,
+        _small_base,
+        _updates,
+        _plugins,
+        _ranges,
+    )
     return [line for rule in rules for line in rule(config)]
 
 
@@ -36,7 +48,7 @@ def _required(config: BaseConfig) -> Iterator[str]:
             f"at most {LONGEST_NAME} characters, none of {FORBIDDEN}, no dot or space at the end."
         )
     data = config.data
-    if not (config.datasets or data.train_data_dir or data.class_dir or data.config):
+    if not (config.datasets or data.train_data_dir or data.class_dir or data.config or config.slider.asked):
         yield "datasets: missing; add [[datasets]] with [[datasets.subsets]] and image_dir."
     if data.reg_data_dir and not data.train_data_dir:
         yield "data.reg_data_dir: has no effect without data.train_data_dir; name the images to train there."
@@ -106,6 +118,66 @@ def _exclusions(config: BaseConfig) -> Iterator[str]:
     pairing = [n for n in config.noise.stages() if registry.find("noise", n).phase == "pair"]
     if len(pairing) > 1:
         yield f"noise.{pairing[1]}: excludes noise.{pairing[0]}; only one setting can pair noise with latents."
+
+
+def _slider(config: BaseConfig) -> Iterator[str]:
+    """What training by prompts excludes, and what its prompts lack."""
+    slider = config.slider
+    if not slider.asked:
+        if slider != SliderSettings():
+            yield "slider: there are no prompts; add [[slider.prompts]], [[slider.targets]] or slider.prompts_file."
+        return
+    without = "training by the prompts of [slider] has no images"
+    tables = {"datasets": config.datasets, "validation.datasets": config.validation.datasets}
+    yield from (f"{name}: {without}; remove [[{name}]], or [slider]." for name, found in tables.items() if found)
+    folders = [n for n in ("train_data_dir", "reg_data_dir", "class_dir") if getattr(config.data, n)]
+    yield from (f"data.{name}: {without}; leave it out." for name in folders)
+    if config.validation.split:
+        yield f"validation.split: {without} to hold out; leave it out."
+    if config.preservation.asked:
+        yield f"preservation: {without} to ask about; the neutral prompts of [slider] hold the rest to the base."
+    for name in config.noise.stages():
+        if registry.find("noise", name).phase == "pair":
+            yield f"noise.{name}: it pairs noise with images, and {without}; turn it off."
+    if config.training.method != "lora":
+        yield (
+            "training.method: 'full', but [slider] asks the base while it learns, which only adapters that can be "
+            "switched off allow; write 'lora'."
+        )
+    if config.text_encoder_trains:
+        yield "training.text_encoder: true, but [slider] teaches the network what to make of prompts, not their words."
+    if config.embeddings.words:
+        yield "embeddings.words: words that learn change what prompts say, and [slider] encodes its prompts once."
+    yield from _prompts(config)
+
+
+def _prompts(config: BaseConfig) -> Iterator[str]:
+    for p, pair in enumerate(config.slider.prompts):
+        if "target" not in pair.model_fields_set:
+            yield f"slider.prompts[{p}].target: missing; name the prompt to change, or '' for every picture."
+        elif not pair.teaches:
+            yield (
+                f"slider.prompts[{p}]: it teaches nothing, its target is the base's own answer; give a positive that "
+                "is not the unconditional, and a guidance_scale above 0, or another neutral."
+            )
+    for t, target in enumerate(config.slider.targets):
+        if not (target.positive.strip() or target.negative.strip()):
+            yield f"slider.targets[{t}]: give a positive, a negative, or both."
+        elif target.positive == target.negative:
+            yield f"slider.targets[{t}]: positive and negative are the same, {shown(target.positive)}."
+        elif not target.guidance_scale and all(neutral == target.target_class for neutral in target.neutrals or [""]):
+            yield f"slider.targets[{t}].guidance_scale: 0 teaches nothing; give more."
+    asked: dict[str, PromptPair | SliderTarget] = {
+        **{f"slider.prompts[{i}]": one for i, one in enumerate(config.slider.prompts)},
+        **{f"slider.targets[{i}]": one for i, one in enumerate(config.slider.targets)},
+    }
+    for name, one in asked.items():
+        if not one.multiplier:
+            yield f"{name}.multiplier: 0 switches the LoRA off, so that it learns nothing; give its strength."
+        if min(one.size) < 8 or max(one.size) > 16384:
+            yield f"{name}.resolution: found {shown(one.resolution)}, expected 8 to 16384."
+        if one.dynamic_resolution and (one.size[0] != one.size[1] or one.size[0] < 64):
+            yield f"{name}.dynamic_resolution: it is for one number from 64, found resolution {shown(one.resolution)}."
 
 
 def _adapters(config: BaseConfig) -> Iterator[str]:
@@ -283,8 +355,8 @@ def _text_encoder_notes(config: BaseConfig) -> Iterator[str]:
 
 def _preservation_notes(config: BaseConfig) -> Iterator[str]:
     settings = config.preservation
-    idle = settings.model_fields_set & {"weight"} if not settings.words else set()
-    if not (settings.words or settings.outside_mask):
+    idle = settings.model_fields_set & {"weight"} if not settings.again else set()
+    if not settings.asked:
         idle |= settings.model_fields_set & {"share"}
     if not config.asks_base or config.training.method != "full":
         idle |= settings.model_fields_set & {"copy_precision", "copy_place"}
@@ -329,6 +401,8 @@ def notes(config: BaseConfig) -> list[str]:
     lines += _embeddings_notes(config)
     if config.samples.every and not config.samples.prompts:
         lines.append("note: samples.every has no effect without samples.prompts.")
+    if config.slider.asked and config.general.model_fields_set:
+        lines.append("note: [general] has no effect on prompts of [slider]; it is for images.")
     v, tables = config.validation, [*config.datasets, config.general]
     measured = v.split or v.datasets or any(table.validation_split for table in tables)
     if v.model_fields_set - {"split", "seed"} and not measured:

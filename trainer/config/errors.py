@@ -160,9 +160,9 @@ def place_of(name: str) -> str:
 
 @cache
 def _anywhere() -> dict[str, str]:
-    """Every name of ours to the first place that has it; options of images are told by [general]."""
+    """Every name of ours to the first place that has it, lists of tables last: [general] tells options of images."""
     found: dict[str, str] = {}
-    for path, _ in keys():
+    for path, _ in sorted(keys(), key=lambda one: "[]" in one[0]):
         name = path.rpartition(".")[2]
         if not path.startswith("validation.datasets[]"):
             found.setdefault(name, path)

@@ -30,7 +30,8 @@ def markdown() -> str:
     """The whole page."""
     parts = [HEAD]
     for table, rows in _tables().items():
-        parts.append(f"## `[{table}]`\n" if table else "## Top level\n")
+        name = f"[[{table[:-2]}]]" if table.endswith("[]") else f"[{table}]"
+        parts.append(f"## `{name}`\n" if table else "## Top level\n")
         parts.append(_table(rows))
     parts += ["## Datasets\n", f"{DATASETS}\n", _table(_dataset_rows())]
     return "\n".join(parts)

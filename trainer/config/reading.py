@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import errors as config_errors
+from trainer.config import prompts_file
 from trainer.config.checks import problems_between
 from trainer.config.dataset_file import TABLES, included
 from trainer.config.paths import absolute, looks_like_path, near, prompt_with_files
@@ -24,6 +25,7 @@ from trainer.errors import UserError
 from trainer.files import ordinary
 from trainer.files.atomic import write_text
 
+_FILES = ("data.config", prompts_file.KEY)
 DEEPEST = 50  # levels of tables and lists
 
 _SIGNS = re.compile(r"[\x00-\x1f]")  # what \n, \t and the like in a path of Windows become
@@ -67,18 +69,20 @@ def parse(
         values: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise UserError(explained(text, error, source)) from None
-    # The dataset file is taken in first, so that the other overrides reach its tables as well.
+    # Files are taken in first, so that the other overrides reach their tables as well.
     first, rest = (
-        [o for o in overrides if (o.partition("=")[0].strip() == "data.config") is wanted] for wanted in (True, False)
+        [o for o in overrides if (o.partition("=")[0].strip() in _FILES) is wanted] for wanted in (True, False)
     )
     problems = [p for override in first for p in _override(values, override)]
     values, dataset_file, found = included(values, directory)
-    problems += found
+    values, pairs_file, wrong = prompts_file.included(values, directory)
+    problems += [*found, *wrong]
     problems += [p for override in rest for p in _override(values, override)]
     if _is_deep(values):
         raise UserError(f"{source}: nested more than {DEEPEST} levels deep; no config needs that.")
     config, found = validate(values)
-    problems += [f"{problem} (in {dataset_file})" if _is_of(problem, dataset_file) else problem for problem in found]
+    of_files = {dataset_file: TABLES, pairs_file: tuple(f"slider.{table}" for table in prompts_file.TABLES)}
+    problems += [_placed(problem, of_files) for problem in found]
     if config is not None:
         problems += _make_absolute(config, directory)
         problems += _make_prompts_absolute(config.samples, directory)
@@ -89,9 +93,11 @@ def parse(
     return config
 
 
-def _is_of(problem: str, dataset_file: str) -> bool:
-    """Whether a problem is in the tables that a dataset file brought."""
-    return bool(dataset_file) and problem.startswith(TABLES)
+def _placed(problem: str, of_files: Mapping[str, tuple[str, ...]]) -> str:
+    """With the name of the file that brought the tables that the problem is in, if one did."""
+    return next(
+        (f"{problem} (in {file})" for file, tables in of_files.items() if file and problem.startswith(tables)), problem
+    )
 
 
 def _is_deep(values: dict[str, Any]) -> bool:

@@ -88,6 +88,9 @@ class Dataset:
         return self.groups[item.source.dataset].batch_size
 
 
+NO_IMAGES = Dataset(items=(), groups=(), sources=())
+
+
 def crop_ltrb(image: Size, target: Size) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) that SDXL is told about an image, by kohya's rule.
 

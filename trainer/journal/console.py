@@ -147,9 +147,9 @@ class RunLines:
         match event:
             case Start():
                 verb = f"goes on after step {event.step}" if event.resumed else "starts"
+                by = f"on {event.images} images" if event.images else "without images"
                 say(
-                    f"training {verb}: {event.steps} steps on {event.images} images, "
-                    f"{event.trainable:,} trained weights, on {event.device}"
+                    f"training {verb}: {event.steps} steps {by}, {event.trainable:,} trained weights, on {event.device}"
                 )
             case Step():
                 if self.update is not None:

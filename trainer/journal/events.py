@@ -50,6 +50,7 @@ class Step(Event):
     d: dict[str, float] = field(default_factory=dict)  # per part: the step size that Prodigy and its kin found
     memory: int | None = None  # bytes, the GPU's peak so far
     shrunk: int | None = None  # adapters that were longer than lora.max_norm after this step
+    preservation: float | None = None  # the loss of what is held to the base, with its weights, beside `loss`
 
 
 @dataclass(frozen=True)

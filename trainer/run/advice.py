@@ -26,12 +26,13 @@ def shortage_told(doing: str, advice: str, device: str = "the device") -> Iterat
 def memory_advice(config: BaseConfig) -> str:
     """What to change when the device's memory ran out: the three settings that save most in this run."""
     training = config.training
-    batch = max((d.batch_size for d in [*config.datasets, config.general]), default=1)
+    tables = [*config.datasets, config.general]
+    batch = max([d.batch_size for d in tables] + [pair.batch_size for pair in config.slider.pairs])
     candidates = [
         (training.gradient_checkpointing not in ("full", "auto"), "training.gradient_checkpointing = true"),
         (training.precision == "fp32", "training.precision = 'bf16'"),
         (batch > 1, "a smaller batch_size (with training.gradient_accumulation raised to match)"),
-        (not config.data.cache_latents, "data.cache_latents = true"),
+        (not config.data.cache_latents and not config.slider.asked, "data.cache_latents = true"),
         (config.text_encoder_trains, "training.text_encoder = false"),
         (training.method == "full", "training.method = 'lora'"),
         (config.optimizer.name == "adamw", "optimizer.name = 'adamw8bit'"),

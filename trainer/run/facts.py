@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from trainer import registry
+from trainer.config.schema.slider import PromptPair
 from trainer.config.schema.whole import BaseConfig
 from trainer.data.dataset import Dataset
 from trainer.files.base_hashes import base_hashes
@@ -17,19 +20,59 @@ from trainer.files.metadata import TrainingFacts, checkpoint_metadata, lora_meta
 from trainer.protocols import Family
 from trainer.training.pace import Pace
 
+LISTED = 16  # pairs of prompts
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a run learned from, as the header of a file tells it."""
+
+    resolution: tuple[int, int]  # (width, height) of the first group
+    batch_size: int
+    images: int = 0  # with repeats
+    triggers: tuple[str, ...] = ()
+    folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    tags: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+def by_images(dataset: Dataset) -> Taught:
+    return Taught(
+        resolution=resolution_of(dataset),
+        batch_size=dataset.groups[0].batch_size,
+        images=sum(item.repeats for item in dataset.items),
+        triggers=tuple(sorted({item.source.options.trigger for item in dataset.items} - {""})),
+        folders=dataset_dirs(dataset),
+        tags=tag_frequency(dataset),
+    )
+
+
+def by_prompts(pairs: Sequence[PromptPair]) -> Taught:
+    """Under the names that sd-scripts has for them; as there, a header lists the first ones."""
+    told = [
+        {
+            "target": pair.target,
+            "positive": pair.concept,
+            "unconditional": pair.unconditional,
+            "neutral": pair.start,
+            "action": pair.action,
+            "multiplier": pair.multiplier,
+            "weight": pair.weight,
+            "guidance_scale": pair.guidance_scale,
+        }
+        for pair in pairs[:LISTED]
+    ]
+    extra = {"ss_leco_prompt_count": len(pairs), "ss_leco_preview": json.dumps(told, ensure_ascii=False)}
+    return Taught(resolution=pairs[0].size, batch_size=pairs[0].batch_size, extra=extra)
+
 
 def metadata_of(
-    config: BaseConfig, family: Family, dataset: Dataset, pace: Pace, processes: int
+    config: BaseConfig, family: Family, taught: Taught, pace: Pace, processes: int
 ) -> Callable[[int], dict[str, str]]:
     """The metadata after a number of steps, for a LoRA file."""
     started = time.time()
     told = noise_metadata(config) | run_metadata(config, family)
-    folders = dataset_dirs(dataset)
-    tags = tag_frequency(dataset)
     kind = registry.find("adapters", config.lora.method)
-    options = dataset.groups[0]
-    sides = resolution_of(dataset)
-    triggers = sorted({item.source.options.trigger for item in dataset.items} - {""} | {*config.embeddings.words})
     hashes = cache(lambda: base_hashes(Path(config.model.base)))  # reads the whole file: when it is first asked for
 
     def after(step: int) -> dict[str, str]:
@@ -51,29 +94,29 @@ def metadata_of(
                 steps=step,
                 max_steps=pace.steps,
                 epoch=step * pace.accumulation * processes // pace.batches_per_epoch,
-                resolution=sides,
+                resolution=taught.resolution,
                 network_module=kind.module,
                 network_args=kind.arguments,
                 implementation=family.implementation,
-                trigger=", ".join(triggers),
+                trigger=", ".join(sorted({*taught.triggers, *config.embeddings.words})),
                 batches_per_epoch=pace.batches_per_epoch,
-                batch_size=options.batch_size,
+                batch_size=taught.batch_size,
                 gradient_accumulation=pace.accumulation,
-                images=sum(item.repeats for item in dataset.items),
+                images=taught.images,
                 comment=config.save.comment,
                 base_name=Path(config.model.base).name,
                 started_at=started,
                 finished_at=time.time(),
-                tag_frequency=tags,
-                dataset_dirs=folders,
-                extra=told | hashes() | {"ss_max_grad_norm": config.training.max_grad_norm},
+                tag_frequency=taught.tags,
+                dataset_dirs=taught.folders,
+                extra=told | dict(taught.extra) | hashes() | {"ss_max_grad_norm": config.training.max_grad_norm},
             )
         )
 
     return after
 
 
-def model_metadata_of(config: BaseConfig, family: Family, dataset: Dataset) -> Callable[[], dict[str, str]]:
+def model_metadata_of(config: BaseConfig, family: Family, taught: Taught) -> Callable[[], dict[str, str]]:
     """The header of a whole model in one file."""
 
     def now() -> dict[str, str]:
@@ -81,7 +124,7 @@ def model_metadata_of(config: BaseConfig, family: Family, dataset: Dataset) -> C
             output_name=config.run.name,
             architecture=family.architecture,
             prediction=registry.find("objectives", family.prediction).modelspec_name,
-            resolution=resolution_of(dataset),
+            resolution=taught.resolution,
             finished_at=time.time(),
         )
         return standard | {key: str(value) for key, value in noise_metadata(config).items()}

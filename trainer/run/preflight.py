@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer.data.order.plan import Plan
+from trainer.data.order.source import Order
 from trainer.device.checkpointing import Level
 from trainer.files.atomic import size_text
 from trainer.journal.console import clock
@@ -42,26 +42,10 @@ class Trial:
         )
 
 
-def largest(plan: Plan) -> int:
-    """The index of the batch with the most pixels in the first epoch."""
-
-    def pixels(index: int) -> int:
-        items = [plan.dataset.items[entry.item] for entry in plan.batch(index).entries]
-        return sum(item.target[0] * item.target[1] for item in items)
-
-    return max(range(plan.batches_per_epoch), key=pixels)
-
-
 def indices_of(index: int, accumulation: int, ranks: int, rank: int) -> list[int]:
     """The micro-batches of this process in the step that holds micro-batch `index`."""
     step = index // (accumulation * ranks)
     return [global_index(step, micro, accumulation, rank, ranks) for micro in range(accumulation)]
-
-
-def describe(plan: Plan, index: int) -> str:
-    entries = plan.batch(index).entries
-    width, height = plan.dataset.items[entries[0].item].target
-    return f"{len(entries)} x {width}x{height}"
 
 
 def quickest(
@@ -84,7 +68,7 @@ def quickest(
     raise ValueError("there are no levels")
 
 
-def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+def attempt(loop: Loop, plan: Order, optimizer: Optimizer | None) -> Trial:
     """Takes the step that holds the largest batch; weights, gradients, modes and random streams are as before it.
 
     optimizer: one of its own over the same weights, whose state is thrown away; None when the run's own optimizer
@@ -105,9 +89,9 @@ def attempt(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
     return fullest
 
 
-def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
+def _own(loop: Loop, plan: Order, optimizer: Optimizer | None) -> Trial:
     """The trial of this process. Gradients are not exchanged: others would wait for one whose memory ran out."""
-    index = largest(plan)
+    index = plan.largest()
     device = loop.accelerator.device
     weights = loop.gradients.weights
     before = [local(w).to("cpu", copy=True) for w in weights]
@@ -129,7 +113,7 @@ def _own(loop: Loop, plan: Plan, optimizer: Optimizer | None) -> Trial:
         torch.set_rng_state(stream)
     passes.check_images()
     memory, total = _memory(device)
-    what = describe(plan, index)
+    what = plan.describe(index)
     return Trial(what, seconds, memory, total, str(device))
 
 

@@ -18,7 +18,7 @@ from trainer.parallel.processes import Processes
 from trainer.parallel.stream import global_index
 from trainer.training.noise import Streams
 from trainer.training.pace import Pace
-from trainer.training.step import StepResult, TrainingStep, refuse_unsound
+from trainer.training.step import Step, StepResult, refuse_unsound
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Gradients:
 
     accelerator: Accelerator
     processes: Processes
-    step: TrainingStep
+    step: Step
     batch: Callable[[int], Batch]  # micro-batch by its index in the endless stream that all processes share
     pace: Pace
     optimizer: Optimizer
@@ -101,7 +101,7 @@ class Gradients:
             streams = Streams(self.pace.seed, finished, micro, rank, self.accelerator.device)
             streams.seed_networks()
             last = micro == self.pace.accumulation - 1
-            with nullcontext() if last else self.processes.accumulating():
+            with self.step.held(batch), nullcontext() if last else self.processes.accumulating():
                 result = self.step(batch, streams)
                 self.processes.backward(result.loss, last=last)
             batches.append(batch)

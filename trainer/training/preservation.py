@@ -38,9 +38,15 @@ class Preservation:
     loss: Loss
     words: Mapping[str, str] = field(default_factory=dict)  # subject -> class
     states: Callable[[Sequence[str]], TextStates | None] = lambda _captions: None  # cached ones, of any captions
-    weight: float = 1.0  # of the answers about the class
+    blank: bool = False  # the noisy latents are asked about once more without a caption (ai-toolkit's blank prompt)
+    weight: float = 1.0  # of the answers about the class and of those without a caption
     outside: float = 0.0  # weight of what lies outside of masks
     share: float = 1.0  # of the steps
+
+    @property
+    def adds(self) -> bool:
+        """Whether anything is held to the base besides the samples' own answers."""
+        return bool(self.words or self.blank or self.outside)
 
     def __call__(self, inputs: Inputs, answer: Tensor, own: Tensor, batch: Batch, at: Noisiness, step: int) -> Losses:
         """answer: the network's to `inputs`, (B, C, h, w), whose losses against the images' targets are `own`, (B,)."""
@@ -55,6 +61,8 @@ class Preservation:
                 kept = kept + self.outside * self.loss.per_sample(answer, target, at, 1 - batch.mask)
         if due and self.words:
             kept = kept + self.weight * self._about_the_class(inputs, batch, at)
+        if due and self.blank:
+            kept = kept + self.weight * self._from_the_base(inputs, [""] * len(batch), at)
         return Losses(own, kept)
 
     def _about_the_class(self, inputs: Inputs, batch: Batch, at: Noisiness) -> Tensor:
@@ -64,11 +72,14 @@ class Preservation:
         """
         captions = [replaced(caption, self.words) for caption in batch.captions]
         concerned = torch.tensor([a != b for a, b in zip(captions, batch.captions, strict=True)])
+        return self._from_the_base(inputs, captions, at) * sent(concerned, inputs.noisy.device)
+
+    def _from_the_base(self, inputs: Inputs, captions: Sequence[str], at: Noisiness) -> Tensor:
+        """(B,): how far the network's answer under these captions is from the base's."""
         text = self.states(captions)
-        device = inputs.noisy.device
-        other = inputs._replace(captions=captions, text=None if text is None else text.to(device))
+        other = inputs._replace(captions=captions, text=None if text is None else text.to(inputs.noisy.device))
         target = self.base(other)
-        return self.loss.per_sample(self.network(*other), target, at) * sent(concerned, device)
+        return self.loss.per_sample(self.network(*other), target, at)
 
 
 def is_due(step: int, share: float) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +27,21 @@ class StepResult:
     loss: Tensor  # scalar, weighted
     per_sample: Tensor  # (B,) float32, detached, unweighted
     timesteps: Tensor  # (B,)
+    kept: Tensor | None = None  # (B,) float32, detached: what is held to the base besides; None where nothing is
     sound: Tensor | None = None  # (B,) bool: the latents are numbers; None where a cache has seen to it
+
+
+class Step(Protocol):
+    """From a batch to its loss. `TrainingStep` is the ordinary one, which learns from images."""
+
+    @property
+    def noise(self) -> NoiseChain: ...
+
+    def held(self, batch: Batch) -> AbstractContextManager[None]:
+        """Around a step and its backward pass."""
+        ...
+
+    def __call__(self, batch: Batch, streams: Streams) -> StepResult: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,9 @@ class TrainingStep:
     loss: Loss
     preservation: Preservation | None = None
 
+    def held(self, batch: Batch) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def __call__(self, batch: Batch, streams: Streams) -> StepResult:
         clean = self._clean(batch)
         batch = replace(batch, shown=self._encoded(batch.shown))
@@ -67,7 +86,8 @@ class TrainingStep:
         if self.preservation is not None:
             each = self.preservation(found.inputs, found.answer, found.losses, batch, at, streams.step)
         weights = batch.weights * self.loss.timestep_weights(at)
-        return StepResult(weighted_mean(each.own + each.kept, weights), each.own.detach(), timesteps, sound)
+        kept = each.kept.detach() if self.preservation is not None and self.preservation.adds else None
+        return StepResult(weighted_mean(each.own + each.kept, weights), each.own.detach(), timesteps, kept, sound)
 
     def _answered(self, batch: Batch, clean: Tensor, at: Noisiness, draw: NoiseDraw) -> _Answered:
         """What the network makes of the clean latents with this noise, held against its target."""

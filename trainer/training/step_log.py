@@ -93,12 +93,23 @@ class StepLog:
         )
 
     def _numbers(self, passes: Passes, ended: Ended) -> list[Tensor]:
-        """Mean loss, shrunk adapters or -1, the losses of the samples, their timesteps."""
+        """Mean loss, shrunk adapters or -1, what is held to the base or -1, the samples' losses, their timesteps."""
         losses = torch.cat([r.per_sample for r in passes.results]).float()
-        loss = torch.stack([r.per_sample.mean() for r in passes.results]).mean()
-        mean = self.accelerator.reduce(loss, "mean").float().reshape(1)
-        count = mean.new_full((1,), -1) if ended.shrunk is None else ended.shrunk.float().reshape(1)
-        return [mean, count, losses, torch.cat([r.timesteps for r in passes.results]).float()]
+        mean = self._mean([r.per_sample for r in passes.results])
+        none = mean.new_full((1,), -1)
+        count = none if ended.shrunk is None else ended.shrunk.float().reshape(1)
+        held = [r.kept for r in passes.results if r.kept is not None]
+        return [
+            mean,
+            count,
+            self._mean(held) if held else none,
+            losses,
+            torch.cat([r.timesteps for r in passes.results]).float(),
+        ]
+
+    def _mean(self, samples: Sequence[Tensor]) -> Tensor:
+        """(1,) float32: of all micro-batches and processes."""
+        return self.accelerator.reduce(torch.stack([s.mean() for s in samples]).mean(), "mean").float().reshape(1)
 
     def settle(self) -> None:
         """Reads what the last step gave: whether it was taken, and what is logged of it. Raises UserError for images
@@ -129,7 +140,7 @@ class StepLog:
 
     def _log(self, step: Launched, norm: float, numbers: Sequence[float]) -> None:
         """numbers: as `_numbers` has them."""
-        loss, shrunk, *samples = numbers
+        loss, shrunk, kept, *samples = numbers
         half = len(samples) // 2
         batches = step.number * self.pace.accumulation * self.accelerator.num_processes
         spent, self._spent = self._spent, Spent()
@@ -144,6 +155,7 @@ class StepLog:
                 loss_by_timestep=by_timestep(samples[half:], samples[:half], self.timesteps),
                 d=step.d,
                 shrunk=int(shrunk) if shrunk >= 0 else None,
+                preservation=kept if kept >= 0 else None,
                 memory=torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None,
             )
         )

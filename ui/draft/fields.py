@@ -86,8 +86,9 @@ def all_fields() -> dict[str, Field]:
     """Every key that can be set, in the schema's order."""
     found: dict[str, Field] = {}
     for key, field in schema_keys():
-        # Held-out datasets are entries like the others: the same controls show them, see ui.draft.
-        if not key.startswith(f"{HELD_OUT}[]") and (made := _field(key, field)) is not None:
+        # Held-out datasets are entries like the others: the same controls show them, see ui.draft. Other lists of
+        # tables are left to the file's text.
+        if ("[]" not in key or key.startswith(DATASET)) and (made := _field(key, field)) is not None:
             found[key] = made
     return found
 

@@ -294,10 +294,12 @@ def summary_html(page: Page) -> str:
     choice = oversampling_choice(c)
     noise = {"Off": "plain noise", "Custom": f"Noise Oversampling {c['noise.oversampling.k']}"}
     folders = sum(len(d.folders) for d in page.draft.datasets if not d.held_out)
-    images = "1 folder" if folders == 1 else f"{folders} folders"
+    images = f"on {'1 folder' if folders == 1 else f'{folders} folders'} of images"
+    if not folders and "slider" in drafts.parse_toml(page.draft.text, page.draft.file):
+        images = "by prompts, without images"
     parts = [
         f"Trains {what} for {length}",
-        f"on {images} of images",
+        images,
         f"with {noise.get(choice, f'Noise Oversampling {choice}')}",
     ]
     said = html.escape(" ".join(parts))

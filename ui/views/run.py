@@ -86,6 +86,7 @@ def curves_html(told: History) -> str:
     if rates:
         parts.append(line_plot("Learning rate", rates, STEP, FROM_ZERO, size=SMALL))
     for curve, name, title in (
+        ("preservation", "loss", "What is held to the base"),
         ("images_per_second", "images/s", "Images per second"),
         ("grad_norm", "norm", "Gradient norm before clipping"),
     ):

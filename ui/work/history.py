@@ -18,7 +18,7 @@ from trainer.journal.run_dir import RunDir
 Event = dict[str, Any]
 RATE_WINDOW = 50  # logged steps over which the speed is measured
 KINDS = ("start", "validation", "sample", "save", "notice", "stop", "error")
-PLAIN = {"grad_norm", "images_per_second", "memory", "memory_gb"}  # numbers of a step
+PLAIN = {"grad_norm", "preservation", "images_per_second", "memory", "memory_gb"}  # numbers of a step
 GROUPS = {"lr": "lr", "loss_by_timestep": "bins"}  # tables of a step, and what their curves begin with
 
 

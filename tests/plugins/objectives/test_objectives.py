@@ -50,6 +50,16 @@ def test_velocity_gives_back_clean_and_noise(zero_snr: bool, trailing: tuple[int
     torch.testing.assert_close(velocity.noise(noisy, target, TIMESTEPS), noise, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", registry.names("objectives"))
+def test_every_objective_gives_back_clean_and_noise_of_its_own_target(name: str) -> None:
+    objective = registry.find("objectives", name)(NoiseSchedule.discrete(scheduler(False).alphas_cumprod))
+    clean, noise = draws(4, 8, 8)
+    noisy, target = objective.noisy(clean, noise, TIMESTEPS), objective.target(clean, noise, TIMESTEPS)
+    found = objective.separated(noisy, target, TIMESTEPS)
+    torch.testing.assert_close(found[0], clean, atol=1e-4, rtol=1e-4)  # float32, divided by alpha = 0.068 at the last
+    torch.testing.assert_close(found[1], noise, atol=1e-4, rtol=1e-4)
+
+
 def test_epsilon_aims_at_the_target_noise() -> None:
     clean, noise = draws(4, 8, 8)
     assert torch.equal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_the_words_hold_the_class_to_the_base(project: Path, tmp_path: Path) -> 
 def test_words_that_do_nothing_are_refused(prepared: Callable[..., PreparedRun], override: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         prepared(override)
+
+
+def test_the_blank_prompt_is_held_and_told_apart_in_the_log(project: Path, tmp_path: Path) -> None:
+    """After the same steps the answers without a caption are nearer to the base's; the log has them beside the loss."""
+    kept = {}
+    for name, weight in (("barely", 1e-6), ("kept", 20.0)):
+        found = train(
+            project, f"run.output_dir='{tmp_path}'", f"run.name={name}", "training.steps=8", "optimizer.lr=1e-2",
+            "data.workers=0", "preservation.blank=true", f"preservation.weight={weight}",
+        )  # fmt: skip
+        events = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        told = [event["preservation"] for event in events if event["event"] == "step"]
+        assert told[0] == 0 and len(told) == 8  # a new LoRA is the base
+        kept[name] = sum(told[4:]) / weight
+        assert any("asks the base without a caption" in line for line in found.notices)
+    assert 0 < kept["kept"] < 0.5 * kept["barely"]
 
 
 def test_what_is_asked_and_its_cost_are_told(prepared: Callable[..., PreparedRun], project: Path) -> None:

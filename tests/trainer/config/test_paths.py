@@ -25,7 +25,7 @@ KEYS = {
     "datasets[0].subsets[0].metadata_file": "meta.json",
     "datasets[0].subsets[0].conditioning_data_dir": "masks",
 }
-MADE = {"run.output_dir", "data.cache_dir", "data.config"}
+MADE = {"run.output_dir", "data.cache_dir", "data.config", "slider.prompts_file"}
 
 
 def config_with(folder: Path, key: str, value: str) -> list[str]:

@@ -58,8 +58,9 @@ def _trained(loop: object) -> list[torch.nn.Parameter]:
 
 
 def test_the_largest_batch_is_the_one_that_is_tried(project: Path) -> None:
-    plan: Plan = small.training(project, "training.steps=50").loader.plan
-    chosen = preflight.largest(plan)
+    plan = small.training(project, "training.steps=50").loader.plan
+    assert isinstance(plan, Plan)
+    chosen = plan.largest()
     sizes = [_pixels(plan, index) for index in range(plan.batches_per_epoch)]
     assert _pixels(plan, chosen) == max(sizes)
     assert len(set(sizes)) > 1

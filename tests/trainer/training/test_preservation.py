@@ -83,6 +83,16 @@ def test_the_class_word_is_asked_for_the_same_noisy_latents() -> None:
     expected = torch.tensor([1.5, 0.0, 6.5]) ** 2  # half of the captions' lengths; the second names no subject
     assert float(found.loss) == pytest.approx(float(plain.loss + 0.5 * expected.mean()))
     assert torch.equal(found.per_sample, plain.per_sample)  # what is logged stays the image's loss
+    assert found.kept is not None and torch.allclose(found.kept, 0.5 * expected) and plain.kept is None
+
+
+def test_the_blank_prompt_is_asked_for_every_sample() -> None:
+    data = batch("ohwx", "a b")
+    plain, _ = taken(data)
+    found, toy = taken(data, blank=True, weight=0.5, words={"ohwx": "man"})
+    assert toy.asked == [data.captions, ("man", "a b"), ("man", "a b"), ("", ""), ("", "")]
+    class_word = torch.tensor([1.5, 0.0]) ** 2  # without a caption base and network say the same here
+    assert float(found.loss) == pytest.approx(float(plain.loss + 0.5 * class_word.mean()))
 
 
 def test_outside_of_masks_the_base_answers() -> None:

@@ -17,7 +17,7 @@ from trainer.config.keys import keys as schema_keys
 from trainer.config.presets.choosing import all_presets, text_of
 from trainer.errors import UserError
 from ui.draft import config as drafts
-from ui.draft import entries, session
+from ui.draft import entries, session, toml_text
 from ui.draft.config import value_at, with_noise_tables
 from ui.draft.fields import DATASET, FOLDER, HELD_OUT, Field, all_fields, from_control, noise_headlines, to_control
 from ui.draft.session import Page
@@ -66,11 +66,11 @@ def found(text: str, key: str, dataset: int = 0, folder: int = 0) -> Any:
 
 
 def test_every_key_of_the_schema_has_a_control() -> None:
-    """All but tables and held-out datasets, which are shown as entries."""
+    """All but tables, held-out datasets, which are shown as entries, and lists of tables that stay in the text."""
     wanted = {
         key
         for key, _ in schema_keys()
-        if not key.startswith(f"{HELD_OUT}[]")
+        if not key.startswith((f"{HELD_OUT}[]", "slider.prompts[]", "slider.targets[]"))
         and not any(other.startswith((f"{key}.", f"{key}[].")) for other, _ in schema_keys())
     }
     assert wanted <= set(KEYS)
@@ -313,3 +313,13 @@ def test_a_new_config_has_something_to_choose_and_no_errors() -> None:
     page = session.new()
     wrong = session.page_of(page.draft.model_dump_json(), list({**page.controls, "training.steps": "many"}.values()))
     assert "bad-list" in shown_problems(wrong)
+
+
+def test_a_config_of_prompts_keeps_them_and_gets_no_images() -> None:
+    """Its pairs stay as they were written; what the form has of [slider] is set beside them."""
+    text = '[model]\nbase = "base"\n\n[[slider.prompts]]\ntarget = "a cat"  # mine\n'
+    changed = typed(typed(page(text), "training.steps", "7"), "slider.denoising_steps", "20")
+    now = toml_text.rendered(changed.draft, changed.controls)
+    assert 'target = "a cat"  # mine' in now and "datasets" not in now
+    assert reading.parse(now, directory=Path()).slider.denoising_steps == 20
+    assert "by prompts, without images" in session.summary_html(changed)

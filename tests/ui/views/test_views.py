@@ -98,6 +98,17 @@ def test_validation_is_drawn_with_its_interval_and_its_words(place: Workspace) -
     assert "better than the base by 10 %" in page
 
 
+def test_what_is_held_to_the_base_has_a_plot_where_a_run_logs_it(place: Workspace) -> None:
+    run = make_run(place, "one")
+    assert "What is held to the base" not in run_views.curves_html(history(run))
+    steps = [
+        {"event": "step", "step": 11 + i, "time": 3.0, "loss": 0.5, "lr": {}, "preservation": 0.1 * i} for i in (0, 1)
+    ]
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps(step) + "\n" for step in steps)
+    assert "What is held to the base" in run_views.curves_html(history(run))
+
+
 def test_results_and_reports_can_be_downloaded(place: Workspace) -> None:
     run = make_run(place, "one")
     for name in ("one.safetensors", "one-step000005.safetensors", "learning-report.html"):

@@ -16,6 +16,7 @@ from trainer.config.schema.base import extra
 
 LEFT = "?"  # a setting with no key of the file behind it: something that a person has to fill in
 DATASETS = ("datasets", "validation.datasets")  # lists of tables
+PROMPTS = "slider.prompts_file"  # which takes the place of images
 ALWAYS = (*DATASETS, "model.base", "general.resolution")  # told even where it is our default
 _NAMES_OF_HUB = ("model.base", "model.vae", "model.tokenizer")
 
@@ -83,7 +84,7 @@ def _completed(found: dict[str, Setting]) -> dict[str, Setting]:
     """With places to fill in for what no config can do without."""
     if "model.base" not in found:
         found["model.base"] = Setting("model.safetensors", (LEFT,), True)
-    images = any(key in found for key in ("datasets", "data.train_data_dir", "data.class_dir", "data.config"))
+    images = any(key in found for key in ("datasets", "data.train_data_dir", "data.class_dir", "data.config", PROMPTS))
     if not images:
         found["datasets"] = Setting([{"subsets": [{"image_dir": "images"}]}], (LEFT,), True)
     return found

@@ -15,7 +15,11 @@ class PreservationSettings(Section):
         "What is learned, and what it is one of: { 'ohwx' = 'woman' }. Each image is asked about once more with the "
         "word replaced, and there the answer has to stay the base's (differential output preservation).",
     )
-    weight: float = key(1.0, "Weight of that second answer in the loss.", gt=0, le=1000)
+    blank: bool = key(
+        False,
+        "Each image is asked about once more without any caption, and there the answer has to stay the base's.",
+    )
+    weight: float = key(1.0, "Weight of these second answers in the loss.", gt=0, le=1000)
     outside_mask: float = key(
         0.0,
         "Outside an image's loss mask the answer has to stay the base's, with this weight; 0 = nothing is asked there.",
@@ -31,3 +35,12 @@ class PreservationSettings(Section):
     copy_place: Literal["device", "host"] = key(
         "device", "Full fine-tune: where the copy lies. From the host's memory it comes anew each time it is asked."
     )
+
+    @property
+    def again(self) -> int:
+        """Questions that are asked, and learned from, once more in a step."""
+        return bool(self.words) + self.blank
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.again or self.outside_mask)

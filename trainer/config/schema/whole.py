@@ -17,6 +17,7 @@ from trainer.config.schema.optimizer import EmaSettings, OptimizerSettings, Sche
 from trainer.config.schema.preservation import PreservationSettings
 from trainer.config.schema.run import LoggingSettings, PerformanceSettings, RunSettings, SaveSettings
 from trainer.config.schema.samples import SamplesSettings
+from trainer.config.schema.slider import SliderSettings
 from trainer.config.schema.training import TrainingSettings
 from trainer.config.schema.validation import ValidationSettings
 
@@ -36,6 +37,7 @@ class BaseConfig(Section):
     noise: NoiseSettings = Field(default_factory=NoiseSettings)
     preservation: PreservationSettings = Field(default_factory=PreservationSettings)
     embeddings: EmbeddingsSettings = Field(default_factory=EmbeddingsSettings)
+    slider: SliderSettings = Field(default_factory=SliderSettings)
     samples: SamplesSettings = Field(default_factory=SamplesSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     save: SaveSettings = Field(default_factory=SaveSettings)
@@ -60,7 +62,7 @@ class BaseConfig(Section):
     @property
     def asks_base(self) -> bool:
         """Whether its steps need the base's own answers."""
-        return bool(self.preservation.words or self.preservation.outside_mask or self.prior_prediction_asked)
+        return self.preservation.asked or self.prior_prediction_asked
 
     @property
     def prior_prediction_asked(self) -> bool:

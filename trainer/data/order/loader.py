@@ -52,6 +52,11 @@ class Loader:
         self._steps = steps
         self._constants: dict[int, _Constant] = {}
 
+    @property
+    def batch_size(self) -> int:
+        """The most images that a batch can hold."""
+        return max(group.batch_size for group in self.dataset.groups)
+
     def batch(self, index: int) -> Batch:
         """Micro-batch `index` of the endless stream, on the CPU. Raises UserError when a file cannot be read."""
         return self.with_text(self.without_text(index))

@@ -115,6 +115,21 @@ class Plan:
             if count
         }
 
+    def largest(self) -> int:
+        """The index of the batch with the most pixels in the first epoch."""
+
+        def pixels(index: int) -> int:
+            items = [self.dataset.items[entry.item] for entry in self.batch(index).entries]
+            return sum(item.target[0] * item.target[1] for item in items)
+
+        return max(range(self.batches_per_epoch), key=pixels)
+
+    def describe(self, index: int) -> str:
+        """A batch in words: images and size."""
+        entries = self.batch(index).entries
+        width, height = self.dataset.items[entries[0].item].target
+        return f"{len(entries)} x {width}x{height}"
+
     def batch_sizes(self) -> Counter[int]:
         """How many batches of each size an epoch has: short ones end a bucket."""
         sizes: Counter[int] = Counter()

@@ -313,3 +313,18 @@ def test_curves_of_block_weights() -> None:
 def test_a_warm_up_of_the_whole_run_is_not_one_step() -> None:
     with pytest.raises(UserError, match=r"lr_warmup_steps: found 1\.0, expected a whole number of steps"):
         ours({**LORA, "lr_scheduler": "linear", "lr_warmup_steps": 1.0})
+
+
+@pytest.mark.parametrize(("script", "family"), [("", None), ("sdxl_train_leco.py", "sdxl")])
+def test_leco_trains_by_its_file_of_prompts(script: str, family: str | None) -> None:
+    """By `prompts_file` alone it is known; its defaults are its parser's, and nothing of images is taken over."""
+    given = {"prompts_file": "p.toml", "learning_rate": 1e-4, "unet_lr": 2e-4, "max_train_steps": 500, "resolution": 1}
+    found = ours(given, script)
+    assert (found["slider.prompts_file"], found["slider.denoising_steps"], found["slider.denoising_guidance"]) == (
+        "p.toml", 40, 3.0,
+    )  # fmt: skip
+    assert (found["lora.rank"], found["lora.alpha"], found["optimizer.lr"]) == (4, 1.0, 2e-4)
+    assert (found["training.steps"], found["training.text_encoder"]) == (500, False)
+    assert found.get("model.family") == family
+    assert not [key for key in found if key.startswith(("general.", "data.", "datasets"))]
+    assert outcome("resolution", given, script).why.endswith("does not read it")

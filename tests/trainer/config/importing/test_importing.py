@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -178,5 +179,11 @@ def test_what_is_not_understood(tmp_path: Path, name: str, content: bytes | None
 def test_what_others_keep_of_the_base_is_kept_here(tmp_path: Path) -> None:
     found = reading.parse(of(CASES["ai-toolkit"], tmp_path / "a").text, directory=tmp_path / "a")
     assert (found.preservation.words, found.preservation.weight) == ({"ohwx": "cat"}, 0.5)
+    job = {"name": "a", "process": [{"type": "sd_trainer", "model": {"name_or_path": "b"}, "network": {"type": "lora"},
+           "train": {"blank_prompt_preservation": True, "blank_prompt_preservation_multiplier": 0.3},
+           "datasets": [{"folder_path": "photos"}]}]}  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps({"job": "extension", "config": job}))
+    found = reading.parse(imported(tmp_path / "job.json", tmp_path / "c.toml").text, directory=tmp_path)
+    assert (found.preservation.blank, found.preservation.weight) == (True, 0.3)
     found = reading.parse(of(CASES["OneTrainer"], tmp_path / "b").text, directory=tmp_path / "b")
     assert [table.subsets[0].prior_prediction for table in found.datasets] == [False, True]

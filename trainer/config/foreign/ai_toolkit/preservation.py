@@ -31,3 +31,11 @@ def outside(values: Values) -> dict[str, Any]:
     if not values.flag("train.inverted_mask_prior"):
         return {}
     return {"preservation.outside_mask": values.number("train.inverted_mask_prior_multiplier")}
+
+
+def blank(values: Values) -> dict[str, Any]:
+    """Never beside the class words there, so that the weight is that of one of them."""
+    if not values.flag("train.blank_prompt_preservation"):
+        return {}
+    weight = values.number("train.blank_prompt_preservation_multiplier")
+    return {"preservation.blank": True, "preservation.weight": weight}

@@ -92,7 +92,8 @@ JOB = [
     *_absent("not here", "", {"adapter": None, "decorator": None, "guidance": None,
                               "first_sample": None, "do_lorm": False}),
     *(row(f"{name}.*", (), lambda v, n: missing("not here")) for name in ("adapter", "decorator",
-      "guidance", "first_sample", "slider")),
+      "guidance", "first_sample")),
+    row("slider.*", (), lambda v, n: missing("a slider's targets are written as [[slider.targets]]: docs/sliders.md")),
 ]  # fmt: skip
 
 
@@ -180,6 +181,8 @@ TRAIN = [
     part("train.diff_output_preservation", _KEPT, preservation.about_the_class, False),
     part("train.diff_output_preservation_class", _KEPT[0], preservation.about_the_class, ""),
     part("train.diff_output_preservation_multiplier", _KEPT[1], preservation.about_the_class, 1.0),
+    part("train.blank_prompt_preservation", ("preservation.blank", _KEPT[1]), preservation.blank, False),
+    part("train.blank_prompt_preservation_multiplier", _KEPT[1], preservation.blank, 1.0),
     part("train.inverted_mask_prior", "preservation.outside_mask", preservation.outside, False),
     part("train.inverted_mask_prior_multiplier", "preservation.outside_mask", preservation.outside, 0.5),
     *needless("attention always runs through torch's scaled dot product", "train.xformers", "train.sdp",
@@ -203,7 +206,6 @@ TRAIN = [
         "num_train_timesteps": 1000, "adaptive_scaling_factor": False, "match_noise_norm": False,
         "short_and_long_captions": False, "short_and_long_captions_encoder_split": False,
         "match_adapter_assist": False, "match_adapter_chance": 0.0, "loss_target": "noise",
-        "blank_prompt_preservation": False,
         "standardize_images": False, "standardize_latents": False, "dynamic_noise_offset": False, "do_cfg": False,
         "do_random_cfg": False, "cfg_scale": 1.0, "correct_pred_norm": False, "t0_loss_target": False,
         "t0_velocity_equiv_weight": False, "do_fft_loss": False, "do_fft_velocity_equiv_weight": False,

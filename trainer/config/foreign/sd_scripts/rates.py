@@ -21,7 +21,7 @@ class Rates:
 
 def is_lora(values: Values) -> bool:
     """Whether something small trains beside the base."""
-    return any(kind in values.context.script for kind in ("network", "textual_inversion"))
+    return any(kind in values.context.script for kind in ("network", "textual_inversion", "leco"))
 
 
 def rates(values: Values) -> Rates:
@@ -45,6 +45,8 @@ def _of_lora(values: Values, usual: float) -> Rates:
     """networks.lora takes the first of several text encoder rates; a rate of 0 leaves its part out."""
     network = _else(values, "unet_lr", usual)
     text = _first(values, usual)
+    if "leco" in values.context.script:  # the UNet's alone
+        return Rates(network, (0.0,))
     if values.flag("network_train_text_encoder_only"):
         network = 0.0
     alone = values.text("network_module").startswith("lycoris") and values.text(_PRESET).startswith("unet-")

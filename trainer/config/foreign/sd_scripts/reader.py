@@ -10,7 +10,7 @@ from typing import Any
 from trainer.config.foreign import accelerate, files
 from trainer.config.foreign.outcome import Outcome, changed, unneeded
 from trainer.config.foreign.sd_scripts import anima
-from trainer.config.foreign.sd_scripts.table import INVERSION, KEYS, LORA, SCRIPTS, SECRETS
+from trainer.config.foreign.sd_scripts.table import INVERSION, KEYS, LECO, LORA, SCRIPTS, SECRETS
 from trainer.config.foreign.shell.commands import Command
 from trainer.config.foreign.translate import Source
 from trainer.config.foreign.values import NOTHING, Context
@@ -26,7 +26,7 @@ _TELLING = {
     "train_db.py": ("stop_text_encoder_training", "no_token_padding"),
     "fine_tune.py": ("in_json", "train_text_encoder", "learning_rate_te"),
 }
-_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "controlnet", "control_net", "leco")
+_OTHER_MODELS = ("flux", "sd3", "lumina", "hunyuan", "controlnet", "control_net")
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +96,8 @@ def _implied(script: str) -> dict[str, Any]:
     """What follows from the script that a file is for."""
     prefix = script.partition("_")[0]
     family = {"model.family": prefix} if prefix in ("sdxl", "anima") else {}
+    if script in LECO:
+        return family | {"training.text_encoder": False}  # its LoRA is the UNet's
     if script in INVERSION:
         return family | {"training.unet": False, "training.text_encoder": False}
     return family | ({} if script in LORA else {"training.method": "full"})
@@ -139,6 +141,8 @@ def _not_ours(name: str) -> str:
 
 def script_of(values: Mapping[str, Any]) -> str:
     """Which of the scripts a file is for, by the keys that only one of them has. Raises UserError."""
+    if values.get("prompts_file") not in NOTHING:
+        return LECO[0]
     if found := anima.script_of(values):
         return found
     if any(values.get(key) not in NOTHING for key in _OF_LORA):

@@ -240,6 +240,11 @@ IMAGES = [
     option("random_crop", flag, False),
     option("face_crop_aug_range", data.faces),
 ]
+PROMPTS = [
+    row("prompts_file", "slider.prompts_file", text),
+    row("max_denoising_steps", "slider.denoising_steps", whole, 40),
+    row("leco_denoise_guidance_scale", "slider.denoising_guidance", number, 3.0),
+]
 SAVING = [
     row("output_name", "run.name", saving.name),
     row("output_dir", "run.output_dir", text),
@@ -299,13 +304,21 @@ WORDS = [
 ]
 
 LORA = ("train_network.py", "sdxl_train_network.py", anima.SCRIPTS[0])
+LECO = ("train_leco.py", "sdxl_train_leco.py")
 INVERSION = ("train_textual_inversion.py", "sdxl_train_textual_inversion.py")
-SCRIPTS = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py", *INVERSION, anima.SCRIPTS[1])
+WITH_IMAGES = (*LORA, "train_db.py", "fine_tune.py", "sdxl_train.py", *INVERSION, anima.SCRIPTS[1])
+SCRIPTS = (*WITH_IMAGES, *LECO)
 # Keys that only some of its scripts have.
 READ_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*(key.name for key in IMAGES), "train_batch_size", "text_encoder_lr"), WITH_IMAGES),
+    **dict.fromkeys((key.name for key in PROMPTS), LECO),
     **dict.fromkeys(
-        (*(key.name for key in NETWORK), "unet_lr", "text_encoder_lr", "network_train_unet_only",
-         "network_train_text_encoder_only", "training_comment", "no_metadata", "fp8_base_unet", "initial_epoch",
+        (*(key.name for key in NETWORK), "unet_lr", "network_train_unet_only", "network_train_text_encoder_only",
+         "training_comment", "no_metadata"),
+        (*LORA, *LECO),
+    ),
+    **dict.fromkeys(
+        ("text_encoder_lr", "fp8_base_unet", "initial_epoch",
          "initial_step", "skip_until_initial_step", "validation_split", "validation_seed", "validate_every_n_steps",
          "validate_every_n_epochs", "max_validation_steps"),
         LORA,
@@ -339,6 +352,8 @@ def _read_by(key: Key) -> Key:
     return replace(key, how=how) if len(scripts) < len(SCRIPTS) else key
 
 
-_SECTIONS = (MODEL, anima.KEYS, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, WORDS, NOISE, LOSS, IMAGES, SAVING, OTHERS)
+_SECTIONS = (
+    MODEL, anima.KEYS, RATES, OPTIMIZER, STEPS, MEMORY, NETWORK, WORDS, NOISE, LOSS, IMAGES, PROMPTS, SAVING, OTHERS
+)  # fmt: skip
 KEYS = Table(_read_by(key) for section in _SECTIONS for key in section)
 SECRETS = ("huggingface_token", "wandb_api_key")
