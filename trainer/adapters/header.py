@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from trainer.adapters.weights import rank
 from trainer.batch import AdapterWeights
+from trainer.files.metadata import SETTINGS
 
 # What stays true of a file made out of several: what they are for.
 OF_THE_BASE = (
@@ -31,7 +32,8 @@ def resized(metadata: Mapping[str, str], modules: Mapping[str, AdapterWeights], 
     comment = f"resized from rank {was} to {found['ss_network_dim']}"
     before = metadata.get("ss_training_comment", "")
     told = {"ss_training_comment": f"{comment}; {before}" if before and before != "None" else comment}
-    return {**metadata, **told, **_arguments(metadata, found), **_named(metadata, name)}
+    kept = {key: value for key, value in metadata.items() if key != SETTINGS}  # another rank is in there
+    return {**kept, **told, **_arguments(metadata, found), **_named(metadata, name)}
 
 
 def merged(given: Iterable[Mapping[str, str]], modules: Mapping[str, AdapterWeights], name: str) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from trainer.config.schema.base import Section
+from trainer.config.schema.base import Section, extra
 from trainer.config.schema.whole import Config
 
 
@@ -21,6 +22,17 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[st
                 "[]" if issubclass(child, Section) and field.annotation is not child and "list" in str(field) else ""
             )
             yield from keys(child, f"{path}{listed}.")
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    return {key: field.get_default(call_default_factory=True) for key, field in keys()}
+
+
+@cache
+def paths() -> frozenset[str]:
+    """Keys whose values are paths."""
+    return frozenset(key for key, field in keys() if extra(field).get("path"))
 
 
 def tables(field: Any) -> list[type[BaseModel]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+SETTINGS = "immiscible_settings"  # all of them, as trainer.config.in_headers writes them
 _ORIGINAL = "https://github.com/Stability-AI/generative-models"  # whose names one-file checkpoints carry
 
 

@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config.foreign.outcome import Outcome, missing, unneeded
+from trainer.config import in_headers
+from trainer.config.foreign.keys import Table
+from trainer.config.foreign.outcome import Outcome, changed, missing, unneeded
 from trainer.config.foreign.sd_scripts import reader
 from trainer.config.foreign.translate import Source
-from trainer.config.foreign.values import NOTHING, literal
+from trainer.config.foreign.values import NOTHING, Context, literal
+from trainer.config.keys import paths
 from trainer.errors import UserError
+from trainer.files.metadata import SETTINGS
 
 # The metadata's name without ss_ -> sd-scripts' key, where they differ.
 NAMES = {
@@ -56,6 +60,8 @@ def source(header: Mapping[str, Any], path: Path, folder: Path) -> Source:
     told = header.get("__metadata__", {})
     if not is_one(header):
         raise UserError(f"{path}: nothing in its metadata says how it was trained (there is no ss_learning_rate).")
+    if (settings := in_headers.read(told)) is not None:
+        return _of_ours(told, settings, folder)
     names: dict[str, tuple[str, ...]] = {}
     given: dict[str, Any] = {}
     known: dict[str, Outcome] = {}
@@ -82,6 +88,23 @@ def source(header: Mapping[str, Any], path: Path, folder: Path) -> Source:
             del known[name]
     found = reader.source(given, folder, script=script, what="a finished LoRA", images=images)
     return replace(found, names=names, told=known, raw=dict(sorted(told.items())), unsure=UNSURE)
+
+
+def _of_ours(told: Mapping[str, str], settings: dict[str, Any], folder: Path) -> Source:
+    """A file that was made here tells every setting."""
+    known = {name: unneeded(f"{SETTINGS} tells all") for name in told} | {SETTINGS: changed(settings, "")}
+    unsure = tuple(key for key in settings if key in paths() or key == "datasets")
+    return Source(
+        "Immiscible Trainer",
+        "a finished LoRA",
+        Table(),
+        {},
+        Context(folder),
+        told=known,
+        raw=dict(sorted(told.items())),
+        unsure=(*UNSURE, *unsure),
+        implied=settings,
+    )
 
 
 def _fed(name: str, value: str) -> dict[str, Any] | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trainer.config.foreign import files
 from trainer.config.foreign.translate import Setting, Translation, alike
-from trainer.config.keys import keys as schema_keys
+from trainer.config.keys import defaults, paths
 from trainer.config.paths import looks_like_path
-from trainer.config.schema.base import extra
 
 LEFT = "?"  # a setting with no key of the file behind it: something that a person has to fill in
 DATASETS = ("datasets", "validation.datasets")  # lists of tables
@@ -38,19 +36,9 @@ def _is_needed(key: str, setting: Setting, translation: Translation) -> bool:
     return any(alike(said.get(n), setting.value) and not alike(said.get(n), theirs.get(n)) for n in setting.names)
 
 
-@cache
-def _defaults() -> dict[str, Any]:
-    return {key: field.get_default(call_default_factory=True) for key, field in schema_keys()}
-
-
 def default(key: str) -> Any:
     """Ours; None for an entry of a table of names."""
-    return _defaults().get(key)
-
-
-@cache
-def _paths() -> frozenset[str]:
-    return frozenset(key for key, field in schema_keys() if extra(field).get("path"))
+    return defaults().get(key)
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,7 @@ class _Places:
         """A path as it must stand in our file: as it is, if it means the same there, else a whole one."""
         if key in DATASETS:
             return [self._table(table) for table in value]
-        if key not in _paths() or not isinstance(value, str) or not value or not files.is_relative(value):
+        if key not in paths() or not isinstance(value, str) or not value or not files.is_relative(value):
             return value
         found = files.found(self.theirs, value)
         if found is None and key in _NAMES_OF_HUB and not looks_like_path(value):
