@@ -87,6 +87,10 @@ class NoiseSchedule:
         times = shares * self.steps
         return times.float() if self.continuous else times.long().clamp(max=self.steps - 1)
 
+    def spread(self, shares: Tensor) -> Tensor:
+        """The times at shares of the way from the first to the last one, in [0, 1] and float64; typed like `at`."""
+        return (shares * self.steps).float() if self.continuous else (shares * (self.steps - 1)).round().long()
+
     def evenly(self) -> Tensor:
         """(steps,): all discrete timesteps, or as many times of a flow, the last one pure noise."""
         return torch.arange(1.0, self.steps + 1) if self.continuous else torch.arange(self.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from plugins.models import _diffusers_folder, _loading, _modules, _noise_schedule, _pixel_base, _pixel_network, _unet
 from plugins.models._classes import KEY, Classes
+from plugins.models._consistency_sampler import ConsistencySampler
 from plugins.models._diffusers_folder import DIFFUSERS_STEM
 from plugins.models._dopri5 import Dopri5
 from plugins.models._flow_sampler import TimeFlowSampler
@@ -221,7 +223,10 @@ class Pixel:
 
     @property
     def samplers(self) -> dict[str, Callable[[], Any]]:
-        return {"dopri5": Dopri5, "euler": self._sampler} if self.prediction == "flow" else {}
+        if self.prediction == "epsilon":  # its estimate of the picture is divided by what is left of it in the noise
+            return {}
+        flow = {"dopri5": Dopri5, "euler": self._sampler} if self.prediction == "flow" else {}
+        return {**flow, "consistency": partial(ConsistencySampler, self.schedule)}
 
     def cannot_draw(self, prompt: str, negative: str, guidance: float) -> str:
         """Prompts are names of classes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.assembly import embeddings, layers, warm_start
 from trainer.assembly.memory import MemoryEstimate, estimate
-from trainer.assembly.model import open_family
+from trainer.assembly.model import open_family, unfit
 from trainer.assembly.needs import estimate_lines
 from trainer.assembly.noise import noise_warnings_before_encoding
 from trainer.assembly.pace import pace_of
@@ -180,7 +180,7 @@ def _outline(config: BaseConfig) -> tuple[Family | None, list[str]]:
         warm_start.found(config, family)
     except UserError as error:
         return family, error.problems
-    return family, []
+    return family, unfit(config, family)
 
 
 def _needs(config: BaseConfig, split: Split, family: Family | None) -> MemoryEstimate | None:

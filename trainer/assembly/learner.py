@@ -48,6 +48,7 @@ class Learner:
     weights: Mapping[str, nn.Parameter]  # everything that trains
     rates: Sequence[float]  # of the optimizer's groups
     averages: Averages
+    teacher: Averages | None  # whose answers a consistency training learns to agree with; None = the network's own
     finite: FiniteSteps
     update: Update
     compiled: Compiled | None
@@ -59,7 +60,8 @@ class Learner:
     @property
     def also_saved(self) -> dict[str, Stateful]:
         """What changes from step to step besides weights, optimizer and schedule."""
-        return {"finite": self.finite, "averages": self.averages, **self.began}
+        teacher = {} if self.teacher is None else {"teacher": self.teacher}
+        return {"finite": self.finite, "averages": self.averages, **teacher, **self.began}
 
 
 def learner_of(
@@ -105,6 +107,7 @@ def learner_of(
         weights,
         rates=[group.lr for group in groups],
         averages=averages,
+        teacher=_teacher(config, weights, optimizer),
         finite=FiniteSteps(),
         update=processes.own_update() or _update_of(config, accelerator, optimizer),
         compiled=compiled,
@@ -113,6 +116,12 @@ def learner_of(
         lengths=embeddings.Lengths(family.parts[EMBEDDINGS]) if config.embeddings.keep_norm else None,
         spare_optimizer=make,
     )
+
+
+def _teacher(config: BaseConfig, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> Averages | None:
+    if config.consistency.target != "average":
+        return None
+    return Averages(weights, optimizer, config.consistency.decay)
 
 
 def _norm_limit(config: BaseConfig, family: Family) -> NormLimit | None:

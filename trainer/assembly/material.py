@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from trainer.assembly import embeddings, warm_start
 from trainer.assembly import prompts as by_prompts
 from trainer.assembly.data import ahead, held_out_lines, make_loader, questions_of, scan_data, split_of
-from trainer.assembly.model import hold_small, open_to_train, prepare_parts, resting_parts
+from trainer.assembly.model import hold_small, open_to_train, prepare_parts, resting_parts, unfit
 from trainer.assembly.pace import pace_of
 from trainer.assembly.processes import accelerator_for
 from trainer.batch import AdapterWeights, Batch
@@ -21,6 +21,7 @@ from trainer.data.order.loader import Loader
 from trainer.data.order.plan import Plan
 from trainer.data.order.source import Source
 from trainer.device.placement import Placement
+from trainer.errors import UserError
 from trainer.journal.console import Console
 from trainer.protocols import Family
 from trainer.run.preflight import indices_of
@@ -64,6 +65,8 @@ def material_of(
     wanted = prompts.requests(config.samples)
     accelerator = accelerator_for(config)
     family = opened(config)
+    if problems := unfit(config, family):
+        raise UserError(problems)
     drawing.refuse(family, wanted)
     taught = embeddings.teach(config, family)
     start = warm_start.begun(config, family)

@@ -103,16 +103,17 @@ def estimate(config: BaseConfig, family: Any, batch: tuple[int, int, int] | None
     weights = _weights(config, (everything[name] for name in staying)) + _copy(config, trained)
     pixels = max((shape[2:] for shape in shapes), key=lambda s: s[0] * s[1])
     averages = sum(p.numel() * 4.0 for p in trained) if config.ema.decay else 0.0
+    teacher = sum(p.numel() * 4.0 for p in trained) if config.consistency.target == "average" else 0.0
     on_host = config.ema.device == "cpu"
     largest = max(shapes, key=_numbers)
     forward = _forward(network, _inputs(family, largest, live_text=False))
     return MemoryEstimate(
         weights=weights,
-        optimizer=sum(p.numel() for p in trained) * _state_bytes(config) + (0.0 if on_host else averages),
+        optimizer=sum(p.numel() for p in trained) * _state_bytes(config) + teacher + (0.0 if on_host else averages),
         step=max(peak(step, known, lower), peak(begin, known, lower) if not images else 0.0),
         caching=_bytes(family.vae) + _encoding(family, known, pixels) if config.data.cache_latents and images else 0.0,
         sampling=_sampling(config, family, known, lower, weights, (everything[name] for name in resting)),
-        operations=forward * (passes(config) + preserving(config) + begun(config)),
+        operations=forward * (passes(config) + preserving(config) + begun(config) + config.consistency.asked),
         forward=forward / (largest[0] * largest[2] * largest[3] * cell**2),
         base=sum(map(_bytes, everything.values())),
         average=averages if on_host else 0.0,

@@ -26,6 +26,7 @@ from trainer.run.facts import Taught, metadata_of, model_metadata_of
 from trainer.run.results import DTYPES, FullResult, LoraResult, Result
 from trainer.training.pace import Pace
 
+CONSISTENCY = "consistency"  # the sampler of what a consistency training makes
 BITS: dict[str, Bits] = {"8bit": 8, "4bit": 4}
 
 
@@ -135,6 +136,25 @@ def _family_class(config: BaseConfig) -> type[Family]:
 def objective_of(config: BaseConfig, family: Family) -> Objective:
     name = family.prediction if config.model.prediction == "auto" else config.model.prediction
     return registry.find("objectives", name)(family.schedule)
+
+
+def unfit(config: BaseConfig, family: Family) -> list[str]:
+    """Why the way in which a config trains is not for this family."""
+    settings = config.consistency
+    if not settings.asked:
+        return []
+    objective = objective_of(config, family)
+    if objective.predicts_noise:
+        return [
+            "consistency: a network that predicts the noise says next to nothing of the picture where there is only "
+            "noise; set model.prediction to 'flow' or 'v'."
+        ]
+    if CONSISTENCY not in family.samplers:
+        return [f"consistency: models of {family.name!r} have no sampler that draws what it makes; leave it out."]
+    most = objective.schedule.steps - 1
+    if not objective.schedule.continuous and settings.end > most:
+        return [f"consistency.end: found {settings.end}, but there are {most + 1} timesteps; write at most {most}."]
+    return []
 
 
 def resting_parts(config: BaseConfig, family: Family) -> list[str]:

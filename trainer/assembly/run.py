@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from trainer.assembly import preservation, steps, warm_start
+from trainer.assembly import consistency, preservation, steps, warm_start
 from trainer.assembly.learner import Learner, learner_of
 from trainer.assembly.material import Material, material_of
 from trainer.assembly.model import open_to_train
@@ -149,10 +149,10 @@ def training(
     folder = RunFolder(run_dir, config, accelerator, console, made_from)
     control = control or Control(run_dir.control)
     periodic = periodic_of(config, material, learner, keeper, run_dir, folder.emit, control, done=done)
-    step = begun(learner.network, noise)
+    step = begun(learner, noise)
     loop = _loop(config, material, learner, step, keeper, periodic, folder.emit, control, done)
     found = PreparedRun(loop, material.family, material.source, folder, console, keeper, memory_advice(config))
-    found.notices += preservation.lines(config, material.dataset)
+    found.notices += preservation.lines(config, material.dataset) + consistency.lines(config, material.pace)
     found.notices += _first_notices(found, config, learner, material.source.plan, trial=trial)
     return found
 
@@ -202,7 +202,13 @@ def _loop(
             learner.compiled,
         ),
         end=StepEnd(
-            learner.update, learner.optimizer, learner.schedule, learner.limit, learner.averages, learner.lengths
+            learner.update,
+            learner.optimizer,
+            learner.schedule,
+            learner.limit,
+            learner.averages,
+            learner.lengths,
+            learner.teacher,
         ),
         log=StepLog(
             accelerator,

@@ -23,6 +23,7 @@ def unsplittable(config: BaseConfig) -> list[str]:
         "performance.compile: true; use false": performance.compile,
         "slider: its steps ask the base; train in one process": config.slider.asked,
         "embeddings.words: leave it out": bool(config.embeddings.words),
+        "consistency: its steps ask the network twice; keep weights and states whole": config.consistency.asked,
         "preservation and prior_prediction, which ask the base: leave them out": config.asks_base,
     }
     return [text for text in wrong if wrong[text]]

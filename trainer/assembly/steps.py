@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from trainer.adapters import injection
-from trainer.assembly import preservation
+from trainer.assembly import consistency, preservation
+from trainer.assembly.learner import Learner
 from trainer.assembly.material import Material
 from trainer.assembly.model import objective_of
 from trainer.assembly.noise import timesteps_of
 from trainer.config.schema.whole import BaseConfig
 from trainer.training.contrast import ContrastStep
 from trainer.training.losses import Loss
-from trainer.training.network import Base, Predict
+from trainer.training.network import Base
 from trainer.training.noise import NoiseChain
 from trainer.training.step import Step, TrainingStep
 
-Begun = Callable[[Predict, NoiseChain], Step]  # from the network that learns
+Begun = Callable[[Learner, NoiseChain], Step]
 
 
 def begun(config: BaseConfig, material: Material) -> Begun:
     """Made before a checkpoint is read, or anything is wrapped or compiled: it may need the base as it is now. Raises
     UserError."""
+    if config.consistency.asked:
+        return partial(consistency.step_of, config, material)
     return _of_prompts(config, material) if config.slider.asked else _of_images(config, material)
 
 
 def _of_images(config: BaseConfig, material: Material) -> Begun:
     family, keeping = material.family, preservation.begun(config, material)
 
-    def made(network: Predict, noise: NoiseChain) -> Step:
+    def made(learner: Learner, noise: NoiseChain) -> Step:
         return TrainingStep(
-            predict=network,
+            predict=learner.network,
             encode_images=family.encode_images,
             objective=objective_of(config, family),
             noise=noise,
             timesteps=timesteps_of(config, family.schedule),
             loss=Loss(**config.loss.model_dump()),
-            preservation=None if keeping is None else keeping(network),
+            preservation=None if keeping is None else keeping(learner.network),
         )
 
     return made
@@ -46,10 +50,10 @@ def _of_prompts(config: BaseConfig, material: Material) -> Begun:
     family, slider = material.family, config.slider
     off, scaled = injection.Off(family), injection.Scaled(family)
 
-    def made(network: Predict, noise: NoiseChain) -> Step:
+    def made(learner: Learner, noise: NoiseChain) -> Step:
         return ContrastStep(
-            network=network,
-            base=Base(network, off),
+            network=learner.network,
+            base=Base(learner.network, off),
             scaled=scaled,
             objective=objective_of(config, family),
             noise=noise,

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pydantic import ValidationError
 
 from trainer import registry
+from trainer.config import consistency_rules
 from trainer.config.errors import shown
 from trainer.config.schema.data import DatasetOptions, DatasetSettings, effective
 from trainer.config.schema.lora import METHODS
@@ -31,6 +32,7 @@ def problems_between(config: BaseConfig) -> list[str]:
         _slider,
         _adapters,
         _embeddings,
+        consistency_rules.problems,
         _kernels,
         _small_base,
         _updates,
@@ -403,6 +405,13 @@ def notes(config: BaseConfig) -> list[str]:
         lines.append("note: samples.every has no effect without samples.prompts.")
     if config.slider.asked and config.general.model_fields_set:
         lines.append("note: [general] has no effect on prompts of [slider]; it is for images.")
+    if config.consistency.asked and config.samples.prompts and config.samples.sampler != "consistency":
+        lines.append(
+            "note: samples.sampler: only 'consistency' draws what [consistency] trains; write that, and "
+            "samples.steps = 1 or 2."
+        )
+    if "decay" in config.consistency.model_fields_set and config.consistency.target == "network":
+        lines.append("note: consistency.decay has no effect with consistency.target = 'network'.")
     v, tables = config.validation, [*config.datasets, config.general]
     measured = v.split or v.datasets or any(table.validation_split for table in tables)
     if v.model_fields_set - {"split", "seed"} and not measured:

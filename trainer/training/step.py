@@ -67,9 +67,9 @@ class TrainingStep:
         return nullcontext()
 
     def __call__(self, batch: Batch, streams: Streams) -> StepResult:
-        clean = self._clean(batch)
+        clean = clean_latents(batch, self.encode_images)
         batch = replace(batch, shown=self._encoded(batch.shown))
-        sound = None if batch.latents is not None else clean.isfinite().flatten(1).all(1)
+        sound = soundness(batch, clean)
         timesteps = sent(self.timesteps.draw(len(batch), streams.on_cpu("timesteps")), clean.device)
         at = noisiness(self.objective, timesteps)
 
@@ -97,18 +97,25 @@ class TrainingStep:
         answer = self.predict(*inputs)
         return _Answered(inputs, answer, self.loss.per_sample(answer, target, at, batch.mask))
 
-    def _clean(self, batch: Batch) -> Tensor:
-        if batch.latents is not None:
-            return batch.latents.float()
-        assert batch.pixels is not None
-        with torch.no_grad():
-            return self.encode_images(batch.pixels).float()
-
     def _encoded(self, shown: Shown | None) -> Shown | None:
         if shown is None or shown.pixels is None:
             return shown
         with torch.no_grad():
             return Shown(shown.hidden, latents=self.encode_images(shown.pixels).float())
+
+
+def clean_latents(batch: Batch, encode_images: EncodeImages) -> Tensor:
+    """(B, C, h, w) float32, encoded here where they are not cached."""
+    if batch.latents is not None:
+        return batch.latents.float()
+    assert batch.pixels is not None
+    with torch.no_grad():
+        return encode_images(batch.pixels).float()
+
+
+def soundness(batch: Batch, clean: Tensor) -> Tensor | None:
+    """`StepResult.sound` of a batch and its latents."""
+    return None if batch.latents is not None else clean.isfinite().flatten(1).all(1)
 
 
 def refuse_unsound(names: Sequence[str], sound: Sequence[bool]) -> None:

@@ -32,6 +32,7 @@ class StepEnd:
     limit: NormLimit | None
     averages: Averages
     lengths: Callable[[], None] | None = None  # brings what trains to its length
+    teacher: Averages | None = None  # of the weights that give a consistency training its targets
 
     def take(self, number: int) -> Ended:
         """Ends step `number`, with which so many are finished."""
@@ -43,4 +44,6 @@ class StepEnd:
         if self.lengths is not None:
             self.lengths()
         self.averages.update(number)
+        if self.teacher is not None:
+            self.teacher.update(number)
         return Ended(norm.detach(), rates, shrunk)

@@ -8,7 +8,7 @@ from trainer.config.schema.base import Every, Section, key
 
 Sampler = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
-    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a", "ddpm", "dopri5",
+    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a", "ddpm", "dopri5", "consistency",
 ]  # fmt: skip
 
 
@@ -30,7 +30,8 @@ class SamplesSettings(Section):
     sampler: Sampler = key(
         "ddim",
         "Sampler, by kohya's names; beside them 'ddpm', and 'dopri5' for flows in pixel space, which takes as many "
-        "steps as its error bound needs. Other flows have one sampler, which this key does not change.",
+        "steps as its error bound needs. Other flows have one sampler, which this key does not change. 'consistency' "
+        "is for what [consistency] trained, in 1 or 2 steps.",
     )
     steps: int = key(30, "Sampling steps.", ge=1, le=1000)
     guidance: float = key(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, create_model
 
 from trainer.config.schema.base import Section
+from trainer.config.schema.consistency import ConsistencySettings
 from trainer.config.schema.data import DatasetSettings, DataSettings, GeneralSettings, SubsetOptions, effective
 from trainer.config.schema.embeddings import EmbeddingsSettings
 from trainer.config.schema.lora import LoraSettings
@@ -38,6 +39,7 @@ class BaseConfig(Section):
     preservation: PreservationSettings = Field(default_factory=PreservationSettings)
     embeddings: EmbeddingsSettings = Field(default_factory=EmbeddingsSettings)
     slider: SliderSettings = Field(default_factory=SliderSettings)
+    consistency: ConsistencySettings = Field(default_factory=ConsistencySettings)
     samples: SamplesSettings = Field(default_factory=SamplesSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     save: SaveSettings = Field(default_factory=SaveSettings)
