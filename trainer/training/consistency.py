@@ -27,7 +27,7 @@ from trainer.training.timesteps import TimestepSampler
 @dataclass(frozen=True)
 class Growth:
     """How many intervals the way from picture to noise is cut into: from `begin` on they double, after equally many
-    steps each time, until there are `end` (arXiv 2310.14189, equation 13, whose N counts the ends of intervals)."""
+    steps each time, until there are `end` (arXiv 2310.14189, whose N counts the ends of intervals)."""
 
     begin: int
     end: int
@@ -47,7 +47,7 @@ class Growth:
 class Distance:
     """Between two pictures, from the mean of squared differences; 0 where they are equal.
 
-    pseudo_huber: sqrt(mean + c^2) - c, which is the one of arXiv 2310.14189, equation 7, with its c = 0.00054 sqrt(D),
+    pseudo_huber: sqrt(mean + c^2) - c, which is the one of arXiv 2310.14189 with its c = 0.00054 sqrt(D),
     over sqrt(D) for D numbers: it does not depend on the size of pictures.
     """
 
