@@ -11,18 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
-from pydantic import BaseModel
-
-from trainer.config import reading
 from trainer.config.keys import defaults, paths
 from trainer.files.metadata import SETTINGS
 
 _KEPT_BACK = ("run.output_dir", "data.cache_dir", "data.config", "lora.init_from", "save.comment", "samples", "logging")
 
 
-def written(config: BaseModel) -> dict[str, str]:
-    """The header's entry: what differs from the defaults, by dotted key."""
-    told = dict(_flat(reading.to_dict(config)))  # type: ignore[arg-type]
+def written(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The header's entry: what differs from the defaults, by dotted key. settings: as reading.to_dict gives them."""
+    told = dict(_flat(settings))
     kept = {key: _without_folders(key, value) for key, value in told.items() if not key.startswith(_KEPT_BACK)}
     return {SETTINGS: json.dumps({k: v for k, v in kept.items() if v != defaults().get(k)}, ensure_ascii=False)}
 

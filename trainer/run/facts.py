@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from trainer import registry
-from trainer.config import in_headers
+from trainer.config import in_headers, reading
 from trainer.config.schema.slider import PromptPair
 from trainer.config.schema.whole import BaseConfig
 from trainer.data.dataset import Dataset
@@ -72,7 +72,7 @@ def metadata_of(
 ) -> Callable[[int], dict[str, str]]:
     """The metadata after a number of steps, for a LoRA file."""
     started = time.time()
-    told = noise_metadata(config) | run_metadata(config, family) | in_headers.written(config)
+    told = noise_metadata(config) | run_metadata(config, family) | in_headers.written(reading.to_dict(config))
     kind = registry.find("adapters", config.lora.method)
     hashes = cache(lambda: base_hashes(Path(config.model.base)))  # reads the whole file: when it is first asked for
 

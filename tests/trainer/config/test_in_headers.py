@@ -33,7 +33,7 @@ def test_a_file_is_trained_again_as_it_was(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(told) and "a secret" not in told[SETTINGS]
     again = reading.parse(imported(file, tmp_path / "p" / "again.toml").text, directory=tmp_path / "p")
     before = reading.read(project, [*SETTINGS_OF_THE_RUN, "training.steps=1"])
-    ours, theirs = (in_headers.read(in_headers.written(config)) for config in (again, before))
+    ours, theirs = (in_headers.read(in_headers.written(reading.to_dict(config))) for config in (again, before))
     assert ours == theirs
     assert ours is not None and ours["noise.oversampling.k"] == 8 and ours["timesteps.shift"] == 2.5
 
