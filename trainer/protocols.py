@@ -274,6 +274,7 @@ class Family(Protocol):
     parts: Mapping[str, nn.Module]  # what can train: "unet", "text_encoder", ...
     text_parts: tuple[str, ...]  # which of the parts encode text
     reads_captions: bool  # something depends on captions
+    some_caption: str  # one that it can encode
     vae: nn.Module  # between pixels and latents; never trains
     vae_dtype: Any  # torch dtype in which it computes, float32 until it is set; its weights stay as they are
     kohya_scale: float | None  # of kohya's latents (data.kohya_latents); None = they are in no form that is read

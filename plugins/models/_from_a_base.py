@@ -21,6 +21,7 @@ class FromABase:
     parts: dict[str, nn.Module]
     vae: Any
     reads_captions: bool = True
+    some_caption: str = "a"
     fills: bool = False
     samplers: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     embedding_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}

@@ -51,6 +51,7 @@ class Pixel:
         self.unet = unet
         self.classes = classes
         self.reads_captions = bool(classes.names)
+        self.some_caption = classes.names[0] if classes.names else ""
         self.prediction = prediction
         self.parts: dict[str, nn.Module] = {"unet": unet}
         self.vae: nn.Module = nn.Identity()

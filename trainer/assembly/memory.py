@@ -188,13 +188,13 @@ def _inputs(family: Any, shape: tuple[int, int, int, int], *, live_text: bool) -
     times = torch.empty(count, dtype=torch.long, device=META)
     noisy, hidden = torch.empty(shape, device=META), torch.empty(count, 1, *shape[2:], device=META)
     shown = Shown(hidden, latents=noisy) if family.fills else None
-    return Inputs(noisy, times, states, ["a"] * count, Geometry(sizes, sizes, sizes), shown)
+    return Inputs(noisy, times, states, [family.some_caption] * count, Geometry(sizes, sizes, sizes), shown)
 
 
 @torch.no_grad()
 def _states(family: Any) -> TextStates:
     """Of one caption."""
-    found: TextStates = family.encode_text(["a"])
+    found: TextStates = family.encode_text([family.some_caption])
     return found
 
 

@@ -25,6 +25,8 @@ from tests.trainer import runs
 from trainer import registry
 from trainer.assembly import readiness
 from trainer.assembly import run as assembled
+from trainer.assembly.memory import estimate
+from trainer.assembly.model import open_family
 from trainer.commands import reports
 from trainer.config import reading
 from trainer.errors import UserError
@@ -357,3 +359,8 @@ def test_a_lora_over_a_base_in_pixel_space_is_found_again(tmp_path: Path) -> Non
     file = tmp_path / "output" / "run" / "run.safetensors"
     assert any("attentions_0_to_q.lora_up" in name for name in load_file(file))
     runs.training(config, "training.method=lora", "ema.decay=0", f"lora.init_from={file}", "run.name=next")
+
+
+def test_memory_is_counted_for_a_network_of_classes(tmp_path: Path) -> None:
+    read = reading.read(project(tmp_path), ["model.classes=['cat', 'dog']"])
+    assert estimate(read, open_family(read, outline=True), batch=(3, 8, 8)).operations > 0
