@@ -143,8 +143,8 @@
     if (!message.event_id || !/^process_(generating|completed)$/.test(message.msg)) return line;
     const request = await requestOf(message.event_id);
     if (!request) return line;
+    await apart(request.outputs); // first: what is clicked meanwhile is newer
     const told = settled(message, request);
-    await apart(request.outputs);
     if (message.msg === "process_completed") {
       requests.delete(message.event_id);
       ended.set(request.handler, request.number);
