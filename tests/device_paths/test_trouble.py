@@ -24,6 +24,7 @@ def fail_in_step(found: PreparedRun, card: Card, step: int) -> None:
             card.fails_at = card.allocations + 20
         return real(batch, streams)
 
+    failing.held = real.held  # type: ignore[attr-defined]
     found.loop.gradients.step = failing  # type: ignore[assignment]
 
 

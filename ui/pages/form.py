@@ -66,10 +66,10 @@ _LISTS = (DATASET, FOLDER)
 # Sections that share a tab; a section that is not named here gets a tab of its own.
 TABS = {
     "Model": ("run", "model"),
-    "Training": ("training", "ema", "performance"),
-    "LoRA": ("lora",),
+    "Training": ("training", "ema", "performance", "consistency", "slider"),
+    "LoRA": ("lora", "embeddings"),
     "Optimizer": ("optimizer", "schedule"),
-    "Loss": ("loss",),
+    "Loss": ("loss", "preservation"),
     "Samples": ("samples",),
     "Validation": ("validation",),
     "Saving": ("save", "logging"),
