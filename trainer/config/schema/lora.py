@@ -21,7 +21,7 @@ _OWN = " ".join(
 
 
 def _trained(name: Any) -> Any:
-    if name in _KINDS and not _KINDS[name].trains:
+    if isinstance(name, str) and name in _KINDS and not _KINDS[name].trains:
         told = f"{_KINDS[name].title} is read, merged and drawn with, but not trained here"
         raise ValueError(f"one of {', '.join(METHODS)}; {told}")
     return name
@@ -30,7 +30,7 @@ def _trained(name: Any) -> Any:
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"no regular expression ({error})") from None
     return text
 
