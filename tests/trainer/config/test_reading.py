@@ -284,7 +284,7 @@ def test_a_config_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
             "lora.method='oft'",
             "found 'oft', expected one of lora, dora, loha, lokr; OFT is read, merged and drawn with",
         ),
-        ("lora.exclude=['(']", "no regular expression"),
+        ("lora.exclude=['(']", "a regular expression"),
     ],
 )
 def test_what_adapters_cannot_be_is_told(tmp_path: Path, line: str, told: str) -> None:

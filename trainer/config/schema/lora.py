@@ -31,7 +31,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"no regular expression ({error})") from None
+        raise ValueError(f"a regular expression ({error})") from None
     return text
 
 
