@@ -56,7 +56,7 @@ def test_inspect_tells_what_a_file_is(trained: Path, capsys: pytest.CaptureFixtu
     assert told[0].startswith(f"{result(trained)}: a lora of {found['modules']} modules for sd_v1")
     assert f"  rank      4, alpha 2 ({found['modules']} modules)" in told
     assert "Nothing in it is NaN, infinite or all zero." in told
-    keys = [line.split()[0] for line in told if line.startswith(("  ss", "  modelspec."))]
+    keys = [line.split()[0] for line in told if line.startswith(("  ss", "  modelspec.", "  immiscible_"))]
     assert keys == sorted(found["metadata"])
 
 

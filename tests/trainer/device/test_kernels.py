@@ -55,7 +55,7 @@ def chosen(given: BaseConfig, device: str, steps: int, shapes: int) -> tuple[boo
     material: Any = SimpleNamespace(
         accelerator=SimpleNamespace(device=torch.device(device)),
         pace=SimpleNamespace(steps=steps, accumulation=2),
-        plan=SimpleNamespace(shapes=lambda: set(range(shapes))),
+        source=SimpleNamespace(plan=SimpleNamespace(shapes=lambda: set(range(shapes)))),
     )
     lines: list[str] = []
     console = Console(quiet=True)
