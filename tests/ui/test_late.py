@@ -83,8 +83,8 @@ def test_whatever_was_clicked_last_wins(page: Page, folder: Path) -> None:
     expect(page.locator("#f-run-name input")).to_have_value("one")
 
     # The form: two numbers of candidates, two fields, another config and a field of that.
-    page.locator("#oversampling").get_by_label("64").check()
-    page.locator("#oversampling").get_by_label("256").check()
+    page.locator("#oversampling").get_by_label("64").click()
+    page.locator("#oversampling").get_by_label("256").click()
     watch(page, "#oversampling label.selected input[value='256']")
     quick_type(page, "f-training-steps", "7")
     quick_type(page, "f-lora-rank", "9")
