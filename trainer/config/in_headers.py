@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath, PureWindowsPath
+from pathlib import PureWindowsPath
 from typing import Any
 
 from trainer.config.keys import defaults, paths
 from trainer.files.metadata import SETTINGS
 
-_KEPT_BACK = ("run.output_dir", "data.cache_dir", "data.config", "lora.init_from", "save.comment", "samples", "logging")
+# Where things go, what is drawn, and files whose content is told in full.
+_KEPT_BACK = ("run.output_dir", "data.cache_dir", "samples.", "logging.", "data.config", "slider.prompts_file")
 
 
 def written(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -25,12 +26,24 @@ def written(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The settings by dotted key; None for a file without them."""
+    """The settings by dotted key; None for a file without them, or with what no run can have written."""
     try:
         found = json.loads(metadata.get(SETTINGS, ""))
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and all(map(_is_key, found)) and _is_whole(found) else None
+
+
+def _is_key(name: str) -> bool:
+    return all(name.split(".")) and ("." in name or isinstance(defaults().get(name), list))
+
+
+def _is_whole(value: Any) -> bool:
+    """Without null, which no setting is."""
+    if isinstance(value, Mapping):
+        return all(map(_is_whole, value.values()))
+    return all(map(_is_whole, value)) if isinstance(value, list) else value is not None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,6 +58,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _without_folders(key: str, value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return [{k: _without_folders(f"{key}[].{k}", v) for k, v in table.items()} for table in value]
-    if key in paths() and isinstance(value, str):
-        return PureWindowsPath(value).name if "\\" in value else PurePath(value).name
-    return value
+    if key not in paths() or not isinstance(value, str):
+        return value
+    place = PureWindowsPath(value)  # reads both kinds
+    return place.name if place.root or place.drive else value  # whole paths; a hub id is none

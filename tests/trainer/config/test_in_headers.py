@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.trainer import runs
 from trainer.adapters import header as headers
@@ -42,5 +44,40 @@ def test_a_file_is_trained_again_as_it_was(tmp_path: Path) -> None:
 
 def test_a_file_without_them_or_with_damaged_ones_has_none() -> None:
     assert in_headers.read({}) is None
-    for text in ("[1]", "{", "1", "[" * 100_000):
+    damaged = (
+        '{"run.name": null}',
+        '{"x": 1}',
+        '{"": 1}',
+        '{"a..b": 1}',
+        '{"run.name": "\\ud800"}',
+        '{"data.a": [[null]]}',
+    )
+    for text in ("[1]", '{"data.a": [[null]]}', "{", "1", "[" * 100_000, *damaged):
         assert in_headers.read({SETTINGS: text}) is None
+
+
+def test_whole_paths_lose_their_folders_and_hub_ids_stay() -> None:
+    told = {
+        "model": {"base": "owner/name", "vae": "C:\\me\\vae.safetensors"},
+        "lora": {"init_from": "/home/me/first.safetensors"},
+        "slider": {"prompts_file": "/home/me/p.toml", "pairs": [{"target": "a", "action": "erase"}]},
+        "datasets": [{"subsets": [{"image_dir": "/home/me/cats", "num_repeats": 2}]}],
+        "samples": {"prompts": ["a secret"]},
+    }
+    assert in_headers.read(in_headers.written(told)) == {
+        "model.base": "owner/name",
+        "model.vae": "vae.safetensors",
+        "lora.init_from": "first.safetensors",
+        "slider.pairs": [{"target": "a", "action": "erase"}],
+        "datasets": [{"subsets": [{"image_dir": "cats", "num_repeats": 2}]}],
+    }
+
+
+def test_prompts_take_the_place_of_images_there_too(tmp_path: Path) -> None:
+    targets = [{"target_class": "a cat", "positive": "an old cat", "negative": "a young cat"}]
+    told = {"model": {"base": "owner/name"}, "slider": {"targets": targets}}
+    told_by = {"ss_learning_rate": "1", **in_headers.written(told)}
+    file = tmp_path / "slider.safetensors"
+    save_file({"a.lora_up.weight": torch.zeros(1, 1)}, file, metadata=told_by)
+    again = reading.parse(imported(file, tmp_path / "again.toml").text, directory=tmp_path)
+    assert not again.datasets and [t.positive for t in again.slider.targets] == ["an old cat"]

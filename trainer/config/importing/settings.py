@@ -14,7 +14,11 @@ from trainer.config.paths import looks_like_path
 
 LEFT = "?"  # a setting with no key of the file behind it: something that a person has to fill in
 DATASETS = ("datasets", "validation.datasets")  # lists of tables
-PROMPTS = "slider.prompts_file"  # which takes the place of images
+# Images, or the prompts that take their place: one of them, at least.
+LEARNT_FROM = (
+    "datasets", "data.train_data_dir", "data.class_dir", "data.config", "slider.prompts_file", "slider.prompts",
+    "slider.targets",
+)  # fmt: skip
 ALWAYS = (*DATASETS, "model.base", "general.resolution")  # told even where it is our default
 _NAMES_OF_HUB = ("model.base", "model.vae", "model.tokenizer")
 
@@ -72,8 +76,7 @@ def _completed(found: dict[str, Setting]) -> dict[str, Setting]:
     """With places to fill in for what no config can do without."""
     if "model.base" not in found:
         found["model.base"] = Setting("model.safetensors", (LEFT,), True)
-    images = any(key in found for key in ("datasets", "data.train_data_dir", "data.class_dir", "data.config", PROMPTS))
-    if not images:
+    if not any(key in found for key in LEARNT_FROM):
         found["datasets"] = Setting([{"subsets": [{"image_dir": "images"}]}], (LEFT,), True)
     return found
 

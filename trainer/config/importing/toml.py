@@ -70,4 +70,6 @@ def _value(value: Any) -> str:
         return "{ " + ", ".join(f"{_key(name)} = {_value(one)}" for name, one in value.items()) + " }"
     if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
         return "[\n" + "".join(f"    {_value(one)},\n" for one in value) + "]"
+    if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        return "[" + ", ".join(map(_value, value)) + "]"
     return tomlkit.item(value).as_string()

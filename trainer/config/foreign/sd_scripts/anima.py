@@ -71,7 +71,7 @@ def _sampling(values: Values, _name: str) -> Outcome:
     if not found:
         of_size = "flux_shift moves draws by the size of each picture, timesteps.shift by one number"
         return missing(of_size if values.text(_SAMPLING) == "flux_shift" else "there is no weighting_scheme mode here")
-    return carried({key: value for key, value in found.items() if key == "timesteps.distribution"})
+    return carried({"timesteps.distribution": found["timesteps.distribution"]})
 
 
 def _weighting(values: Values, name: str) -> Outcome:
