@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import date, time
 from importlib.util import find_spec
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainer import registry
 from trainer.config import consistency_rules
@@ -357,11 +357,11 @@ def _text_encoder_notes(config: BaseConfig) -> Iterator[str]:
 
 def _preservation_notes(config: BaseConfig) -> Iterator[str]:
     settings = config.preservation
-    idle = settings.model_fields_set & {"weight"} if not settings.again else set()
+    idle = _chosen(settings) & {"weight"} if not settings.again else set()
     if not settings.asked:
-        idle |= settings.model_fields_set & {"share"}
+        idle |= _chosen(settings) & {"share"}
     if not config.asks_base or config.training.method != "full":
-        idle |= settings.model_fields_set & {"copy_precision", "copy_place"}
+        idle |= _chosen(settings) & {"copy_precision", "copy_place"}
     for name in sorted(idle):
         yield f"note: preservation.{name} has no effect on what is asked of the base here."
 
@@ -369,23 +369,24 @@ def _preservation_notes(config: BaseConfig) -> Iterator[str]:
 def _embeddings_notes(config: BaseConfig) -> Iterator[str]:
     settings = config.embeddings
     if not settings.words:
-        for name in sorted(settings.model_fields_set - {"words", "vectors"}):
+        for name in sorted(_chosen(settings) - {"words", "vectors"}):
             yield f"note: embeddings.{name} has no effect without embeddings.words."
-    elif config.data.cache_text and "cache_text" in config.data.model_fields_set:
-        yield (
-            "note: data.cache_text has no effect while new words learn (embeddings.words): what captions are encoded "
-            "to changes with each step."
-        )
+
+
+def _chosen(section: BaseModel) -> set[str]:
+    """What stands there and is not the default: a run's own config holds the defaults too."""
+    usual = type(section)()
+    return {name for name in section.model_fields_set if getattr(section, name) != getattr(usual, name)}
 
 
 def notes(config: BaseConfig) -> list[str]:
     """Settings that have no effect, and what is worth knowing: printed before a run, never an error."""
     lines = []
-    if config.training.method == "full" and config.lora.model_fields_set:
+    if config.training.method == "full" and _chosen(config.lora):
         lines.append("note: [lora] has no effect with training.method = 'full'.")
     if config.training.method == "full" and config.lora.max_norm:
         lines.append("note: lora.max_norm has no effect with training.method = 'full'.")
-    if "conv_alpha" in config.lora.model_fields_set and not config.lora.conv_rank:
+    if "conv_alpha" in _chosen(config.lora) and not config.lora.conv_rank:
         lines.append("note: lora.conv_alpha has no effect without lora.conv_rank.")
     if config.optimizer.name.lower() in OWN_RANDOMNESS:
         lines.append(
@@ -410,11 +411,11 @@ def notes(config: BaseConfig) -> list[str]:
             "note: samples.sampler: only 'consistency' draws what [consistency] trains; write that, and "
             "samples.steps = 1 or 2."
         )
-    if "decay" in config.consistency.model_fields_set and config.consistency.target == "network":
+    if "decay" in _chosen(config.consistency) and config.consistency.target == "network":
         lines.append("note: consistency.decay has no effect with consistency.target = 'network'.")
     v, tables = config.validation, [*config.datasets, config.general]
     measured = v.split or v.datasets or any(table.validation_split for table in tables)
-    if v.model_fields_set - {"split", "seed"} and not measured:
+    if _chosen(v) - {"split", "seed"} and not measured:
         lines.append("note: [validation] has no effect without validation.split or [[validation.datasets]].")
     sizes = [effective(DatasetOptions, dataset, config.general).batch_size for dataset in config.datasets]
     for name, settings in config.noise.stages().items():

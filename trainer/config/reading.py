@@ -16,7 +16,7 @@ from trainer.config import prompts_file
 from trainer.config.checks import problems_between
 from trainer.config.dataset_file import TABLES, included
 from trainer.config.paths import absolute, looks_like_path, near, prompt_with_files
-from trainer.config.schema.base import extra
+from trainer.config.schema.base import extra, left_to_the_model
 from trainer.config.schema.data import DatasetOptions, SubsetOptions
 from trainer.config.schema.samples import SamplesSettings
 from trainer.config.schema.whole import Config
@@ -195,7 +195,8 @@ def _absolute(value: str, directory: Path, *, may_be_id: bool) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """All resolved values as plain ones; dataset tables hold only what was written, so that look-ups still work."""
+    """All resolved values as plain ones, but those that are left to the model; dataset tables hold only what was
+    written, so that look-ups still work."""
     values: dict[str, Any] = {}
     for name in type(config).model_fields:
         section = getattr(config, name)
@@ -203,7 +204,9 @@ def to_dict(config: Config) -> dict[str, Any]:
             values[name] = _written(section)
         else:
             unset = isinstance(section, (DatasetOptions, SubsetOptions))
-            values[name] = section.model_dump(mode="json", exclude_unset=unset, exclude_none=True)
+            values[name] = section.model_dump(
+                mode="json", exclude=left_to_the_model(section), exclude_unset=unset, exclude_none=True
+            )
             values[name] |= {key: _written(child) for key, child in section if _is_tables(child)}
     if config.training.epochs:
         del values["training"]["steps"]  # the one excludes the other

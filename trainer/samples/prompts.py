@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trainer.config import paths
+from trainer.config.schema.base import left_to_the_model
 from trainer.config.schema.samples import Sampler, SamplesSettings
 from trainer.errors import UserError
 from trainer.files import ordinary
@@ -32,7 +33,7 @@ class Request:
     sampler: str = "ddim"
     image: str = ""  # a file, of which an inpainting model fills in what `mask` has white; without one it draws it all
     mask: str = ""
-    unset: frozenset[str] = frozenset()  # of width, height, guidance, sampler: those that nobody asked for
+    unset: frozenset[str] = frozenset()  # what nobody asked for and a model may have its own values of
 
     def fitting(self, usual: Mapping[str, Any], multiple: int) -> Request:
         """With the usual values of a model where nobody asked for others, and in a size that it draws: sides are
@@ -56,7 +57,7 @@ def requests(settings: SamplesSettings) -> list[Request]:
             steps=settings.steps,
             guidance=settings.guidance,
             sampler=settings.sampler,
-            unset=frozenset({"width", "height", "guidance", "sampler"} - settings.model_fields_set),
+            unset=left_to_the_model(settings),
         )
         try:
             one = _from_line(entry, usual) if isinstance(entry, str) else _from_table(entry, usual)

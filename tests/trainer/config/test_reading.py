@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from trainer.config import keys as config_keys
 from trainer.config import reading
 from trainer.config.checks import notes
-from trainer.config.schema.base import changed
+from trainer.config.schema.base import changed, left_to_the_model
 from trainer.config.schema.data import DatasetOptions, SubsetOptions, effective
 from trainer.config.schema.whole import Config
 from trainer.errors import UserError
@@ -168,6 +168,16 @@ def test_resolved_config_reads_back_equal() -> None:
     again = parse(text, directory=Path("/elsewhere"))
     assert again == config
     assert tomllib.loads(text)["noise"]["oversampling"]["k"] == 64
+
+
+@pytest.mark.parametrize("written", ["", "training.method='full'", "samples.width=512", "samples.sampler='ddpm'"])
+def test_what_is_left_to_the_model_is_left_to_it_by_the_runs_config_too(written: str) -> None:
+    """The family's own size, guidance and sampler for its samples, and no note about a key that nobody wrote."""
+    config = parse(GOOD, *filter(None, [written]))
+    again = parse(reading.to_toml(config), directory=Path("/elsewhere"))
+    assert left_to_the_model(again.samples) == left_to_the_model(config.samples)
+    assert len(left_to_the_model(config.samples)) == (3 if "samples" in written else 4)
+    assert notes(again) == notes(config)
 
 
 DATASET_FILE = """

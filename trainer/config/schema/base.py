@@ -27,11 +27,13 @@ def key(
     basic: bool = False,
     unit: str = "",
     path: Wanted | Literal[""] = "",
+    models_own: bool = False,
     **bounds: Any,
 ) -> Any:
     """A config key. `basic`: shown first in the UI; `path`: what must be there; relative to the file it stands in, made
-    absolute when it is read. Its names in other trainers stand in trainer.config.foreign."""
-    extra: dict[str, Any] = {"basic": basic, "unit": unit, "path": path}
+    absolute when it is read; `models_own`: where it is not written a model may have its own, so what is written out
+    leaves it out too. Its names in other trainers stand in trainer.config.foreign."""
+    extra: dict[str, Any] = {"basic": basic, "unit": unit, "path": path, "models_own": models_own}
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **bounds)
     return Field(default, description=help, json_schema_extra=extra, **bounds)
@@ -40,6 +42,12 @@ def key(
 def extra(field: FieldInfo) -> dict[str, Any]:
     """What `key` was told about a field beyond pydantic's own."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def left_to_the_model(section: BaseModel) -> frozenset[str]:
+    """The keys of a section that were not written and that a model may have its own for."""
+    fields = type(section).model_fields
+    return frozenset(n for n, field in fields.items() if extra(field).get("models_own")) - section.model_fields_set
 
 
 Values = TypeVar("Values", bound=BaseModel)

@@ -32,11 +32,12 @@ class SamplesSettings(Section):
         "Sampler, by kohya's names; beside them 'ddpm', and 'dopri5' for flows in pixel space, which takes as many "
         "steps as its error bound needs. Other flows have one sampler, which this key does not change. 'consistency' "
         "is for what [consistency] trained, in 1 or 2 steps.",
+        models_own=True,
     )
     steps: int = key(30, "Sampling steps.", ge=1, le=1000)
     guidance: float = key(
-        7.5, "Classifier-free guidance scale; where it is not set, some families take their own.", ge=0
+        7.5, "Classifier-free guidance scale; where it is not set, some families take their own.", models_own=True, ge=0
     )
-    width: int = key(512, "Width in pixels; where it is not set, some families take their own.", ge=8)
-    height: int = key(512, "Height in pixels; likewise.", ge=8)
+    width: int = key(512, "Width in pixels; where it is not set, some families take their own.", models_own=True, ge=8)
+    height: int = key(512, "Height in pixels; likewise.", models_own=True, ge=8)
     seed: int = key(1, "Seed of the first prompt; each next prompt adds one.", ge=0, lt=2**63)
