@@ -1,0 +1,76 @@
+"""The control that draws timesteps as noisy as paired noise, against a flow's closed form; and the studies' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from studies import times
+from studies.cells import train_words
+from studies.plan import read
+from studies.times import angles_of, weights
+from trainer.config import reading
+
+STUDIES = Path(times.__file__).parent
+FILES = [file for file in sorted(STUDIES.glob("*.toml")) if file.name != "glyphs.toml"]
+
+
+def test_a_flows_times_have_the_odds_that_paired_noise_gives() -> None:
+    """(1 - t) x + t (c x + s n) is noisy as t' with t' / (1 - t') = s t / (1 - t + c t); t is uniform."""
+    pull, scale = 0.04, 0.97
+    ends = np.arange(1, 101) / 100  # t'
+    left = scale * (1 - ends) - pull * ends  # solved: t = ends / (left + ends), 1 where it is 0
+    shares = np.cumsum(weights(angles_of("flow_prediction"), pull, scale)) / 100
+    np.testing.assert_allclose(shares, ends / (left.clip(min=0) + ends), atol=5e-4)
+
+
+def test_plain_noise_keeps_its_timesteps() -> None:
+    for objective in ("flow_prediction", "epsilon_prediction"):
+        assert set(weights(angles_of(objective), 0.0, 1.0)) <= {0.995, 1.0, 1.005}
+
+
+def test_ddpms_noise_to_signal_is_that_of_its_scheduler() -> None:
+    from diffusers import DDPMScheduler
+
+    signal = DDPMScheduler().alphas_cumprod.double().numpy()
+    np.testing.assert_allclose(np.cos(angles_of("epsilon_prediction")[1:]) ** 2, signal, rtol=1e-4)
+
+
+def test_an_arm_is_printed_from_a_report(tmp_path: Path) -> None:
+    report = tmp_path / "noise-report.json"
+    one = {"pull": 0.04, "scale": 0.97, "configured": True}
+    report.write_text(json.dumps({"objective": "flow_prediction", "oversampling": {"64": one, "2": {}}}))
+    done = CliRunner().invoke(_app(), [str(report)])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout.partition('"timesteps.weights" = ')[2]) == weights(
+        angles_of("flow_prediction"), 0.04, 0.97
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"objective": "v", "oversampling": {"4": {"pull": 1}}}'])
+def test_what_is_no_report_is_said(tmp_path: Path, text: str) -> None:
+    report = tmp_path / "noise-report.json"
+    report.write_text(text)
+    done = CliRunner().invoke(_app(), [str(report)])
+    assert done.exit_code == 2 and "one pairing stage" in done.stderr
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("scale", ["", "try", "card"])
+def test_every_arm_of_the_studies_here_is_a_config(file: Path, scale: str) -> None:
+    plan = read(file, scale)
+    assert len(plan.cells) >= 10
+    for cell in plan.cells:
+        words = train_words(plan, cell)
+        reading.read(Path(words[1]), [word for word in words[2:] if word not in ("--set", "--resume")])
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(times.main)
+    return app
