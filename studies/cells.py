@@ -69,7 +69,7 @@ def finished(plan: Plan, cell: Cell) -> bool:
 
 
 def _measure(plan: Plan, cell: Cell, name: str, measure: Measure, run: Command) -> None:
-    given = {"config": str(plan.config), "run": str(folder(plan, cell)), "seed": str(cell.seed)}
+    given = {"config": str(plan.config), "run": str(folder(plan, cell)), "name": cell.name, "seed": str(cell.seed)}
     for words in measure.run:
         _must(run([_filled(word, given) for word in words], plan.config.parent), cell)
     found = _read(_filled(measure.read, given)) if measure.read else _held_out(folder(plan, cell))

@@ -23,8 +23,8 @@ class Measure(_Strict):
     """A number of a finished run.
 
     `run` holds commands of the product, one after the other, in the config's folder; `read` is a JSON file and the
-    dotted path of the number in it. In both, {config}, {run} and {seed} stand for the config's file, the run's folder
-    and the run's seed. Without `read` the number is the last held-out loss.
+    dotted path of the number in it. In both, {config}, {run}, {name} and {seed} stand for the config's file and the
+    run's folder, name and seed. Without `read` the number is the last held-out loss.
     """
 
     title: str
