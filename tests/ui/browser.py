@@ -104,6 +104,12 @@ def type_in(page: Page, control: str, text: str) -> None:
     field.press("Tab")
 
 
+def pick(page: Page, control: str, name: str) -> None:
+    """Opens a list and chooses."""
+    page.locator(f"#{control} input").click()
+    page.get_by_role("option", name=name).first.click()
+
+
 def ready(page: Page, url: str) -> None:
     page.goto(url)
     expect(page.locator("#problems ul, #problems .good").first).to_be_visible()

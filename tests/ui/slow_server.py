@@ -15,7 +15,7 @@ import gradio as gr
 
 from ui import serve
 
-DELAYS = itertools.cycle((1.2, 0.5))  # seconds
+DELAYS = itertools.cycle((0.8, 0.3))  # seconds
 answer = gr.Blocks.process_api
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
 from tests.tiny import tiny_sd
-from tests.ui.browser import PATIENCE, Server, free_port, open_tab, ready, type_in
+from tests.ui.browser import PATIENCE, Server, free_port, open_tab, pick, ready, type_in
 from tests.ui.large import write_run
 from trainer.run.holder import living
 from ui.work import processes
@@ -104,8 +104,7 @@ def set_up(page: Page, name: str) -> None:
 def test_the_main_story(opens: Opens, server: Server, folder: Path) -> None:
     page = opens()
     set_up(page, "story")
-    page.locator("#f-model-base input").click()
-    page.get_by_role("option", name="demo/base").click()
+    pick(page, "f-model-base", "demo/base")
     page.locator("#oversampling").get_by_label("128").click()
     expect(page.locator("#oversampling").get_by_label("128")).to_be_checked()  # once the answer to the base is there
     type_in(page, "f-training-steps", "4000")
@@ -317,8 +316,8 @@ def test_an_error_stands_beside_its_field_and_is_found_behind_a_tab(opens: Opens
 
 
 def test_edits_are_asked_about_kept_offered_and_taken_back(opens: Opens, folder: Path) -> None:
-    (folder / "kept.toml").write_text("[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 5\n")
     page = opens()
+    (folder / "kept.toml").write_text("[model]\nbase = 'models/tiny-sd'\n[training]\nsteps = 5\n")  # the page is open
     asked: list[str] = []
     answers = iter([False, True, True])
 
@@ -329,8 +328,7 @@ def test_edits_are_asked_about_kept_offered_and_taken_back(opens: Opens, folder:
     page.on("dialog", answer)
 
     def choose(name: str) -> None:
-        page.locator("#file input").click()
-        page.get_by_role("option", name=name).click()
+        pick(page, "file", name)
 
     steps = page.locator("#f-training-steps input")
     choose("kept.toml")
@@ -401,14 +399,12 @@ def test_the_form_and_the_file_are_two_views(opens: Opens, folder: Path) -> None
         "[[datasets.subsets]]\nimage_dir = 'more'\n"
     )
     page = opens()
-    page.locator("#file input").click()
-    page.get_by_role("option", name="mine.toml").click()
+    pick(page, "file", "mine.toml")
     expect(page.locator("#f-training-steps input")).to_have_value("7")
     expect(page.locator("#file-state")).to_have_text("saved")
     type_in(page, "f-training-steps", "9")
     expect(page.locator("#file-state")).to_have_text("unsaved changes")
-    page.locator("#entry input").click()
-    page.get_by_role("option", name="Dataset 1: more").click()
+    pick(page, "entry", "Dataset 1: more")
     expect(page.locator("#f-datasets-subsets-image_dir input")).to_have_value("more")
     open_tab(page, "TOML")
     expect(page.locator("#diff")).to_contain_text("+steps = 9")
@@ -505,8 +501,7 @@ def test_folders_are_looked_through_and_many_images_shown_with_their_masks(opens
     expect(cells).to_have_count(24)
     page.locator("#page-forward").click()
     expect(cells).to_have_count(12)  # with the six of the first folder
-    page.locator("#dataset-count input").click()
-    page.get_by_role("option", name="48 a page").click()
+    pick(page, "dataset-count", "48 a page")
     expect(cells).to_have_count(36)
     cells.filter(has_text="29.png").click()
     mask = page.locator("#picture img.mask")
@@ -530,8 +525,7 @@ def test_three_browsers_see_the_same_run_and_the_noise_panel_answers(
     expect(pages[0].locator("#noise-curve .marker-text")).to_have_text("k = 256")
     expect(pages[0].locator("#timesteps-plot polyline.clear")).to_be_attached()
     pages[0].once("dialog", lambda dialog: dialog.accept())
-    pages[0].locator("#file input").click()
-    pages[0].get_by_role("option", name="other.toml").click()
+    pick(pages[0], "file", "other.toml")
     expect(pages[0].locator("#noise-words")).to_contain_text("k = 64")
     for page in pages[1:]:
         open_tab(page, "Queue")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.ui.browser import Server, free_port, open_tab
+from tests.ui.browser import Server, free_port, open_tab, pick
 from tests.ui.conftest import CONFIG
 from tests.ui.large import write_run
 from ui.work import queue as queues
@@ -99,8 +99,7 @@ def test_whatever_was_clicked_last_wins(page: Page, folder: Path) -> None:
     assert written["noise"]["oversampling"] == 256
     expect(page.locator("#file-state")).to_have_text("unsaved changes")
     page.once("dialog", lambda dialog: dialog.accept())
-    page.locator("#file input").click()
-    page.get_by_role("option", name="two.toml").click()
+    pick(page, "file", "two.toml")
     quick_type(page, "f-training-steps", "23")
     settled(page)
     page.locator("#save").click()
@@ -153,8 +152,7 @@ def test_whatever_was_clicked_last_wins(page: Page, folder: Path) -> None:
     # The run that is followed, chosen twice while the page looks at it each second.
     open_tab(page, "Train")
     for name in ("output/a", "output/b"):
-        page.locator("#run input").click()
-        page.get_by_role("option", name=name).click()
+        pick(page, "run", name)
     expect(page.locator("#run-state .run-head b")).to_have_text("output/b")
     page.wait_for_timeout(2500)  # further looks
     expect(page.locator("#run-state .run-head b")).to_have_text("output/b")
@@ -167,5 +165,4 @@ def test_whatever_was_clicked_last_wins(page: Page, folder: Path) -> None:
     settled(page)
     names = [item.name for item in queues.read(Workspace(folder)).items]
     assert names == ["second", "third", "first"]
-    shown = page.locator("#queue td:first-child b").all_inner_texts()
-    assert shown == names
+    expect(page.locator("#queue td:first-child b")).to_have_text(names)

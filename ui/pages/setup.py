@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ui.pages.picks import plain, told_pick
 from ui.pages.tell import told
 from ui.pages.wiring import EACH, ONCE
 from ui.work.noise_numbers import resolution
-from ui.workspace import Workspace, read_config
+from ui.workspace import Workspace, forget, read_config
 
 EVERY = 1.0  # seconds between looks at the runs' files
 BASIC_RUN = ("run.name", "model.base", "training.method", "training.steps", "lora.rank", "optimizer.lr")
@@ -233,8 +233,11 @@ class Setup:
         ]
 
     def show_all(self, page: Page) -> list[Any]:
-        files = [("new config (not saved)", ""), *((name, name) for name in session.files(self.workspace))]
-        return [*self.show_views(page), gr.update(choices=files, value=page.draft.file), *page.controls.values()]
+        files = gr.update(choices=self._files(), value=page.draft.file)
+        return [*self.show_views(page), files, *page.controls.values()]
+
+    def _files(self) -> list[tuple[str, str]]:
+        return [("new config (not saved)", ""), *((name, name) for name in session.files(self.workspace))]
 
     def edited(self, page: Page) -> list[Any]:
         """The answer to an edit, which is kept."""
@@ -268,7 +271,8 @@ class Setup:
         gr.on(triggers, **refresh)
         self.asked.change(self._look_at_files, self.inputs, self.problems, **EACH)
         for key, find in ((f"{FOLDER}.image_dir", self.workspace.folders), ("model.base", self.workspace.bases)):
-            self._offers(key, find)
+            self._offers(self.form.controls[key], find)
+        self._offers(self.file, self._files)
         demo.load(self._first, None, self.opening, **quiet)
         self.oversampling.input(
             None, [self.oversampling, self.form.controls[K]], self.form.controls[K], js=CHOSEN_K, **EACH
@@ -297,6 +301,7 @@ class Setup:
 
     def _first(self) -> list[Any]:
         """What the page opens with, without the controls that show it already: each one costs the browser time."""
+        forget()
         built: dict[int, Any] = {id(control): control for control in self.form.ordered}
         answers = self.opened(session.first(self.workspace))
         return [
@@ -316,14 +321,14 @@ class Setup:
         self._now(draft, raw)
         return self.opened(session.note(self.workspace, page))
 
-    def _offers(self, key: str, find: Callable[[], list[str]]) -> None:
-        """Folders and models that came since are offered when their list is opened."""
-        control = self.form.controls[key]
+    def _offers(self, control: Component, find: Callable[[], Sequence[Any]]) -> None:
+        """What came since is offered when the list is opened."""
         if not isinstance(control, gr.Dropdown):
             return
         offered = gr.Textbox(elem_classes="hidden-field", label="What was offered", show_label=False)
 
         def fresh(before: str) -> list[Any]:
+            forget()
             names = find()
             told_now = json.dumps(names)
             return [gr.skip(), gr.skip()] if told_now == before else [gr.update(choices=names), told_now]
