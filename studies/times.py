@@ -1,6 +1,6 @@
-"""How often plain noise must draw each timestep for its inputs to be as noisy as those of paired noise: the control
-that tells whether pairing is more than a shift of the signal-to-noise ratio.
+"""How often plain noise must draw each timestep to be as noisy as paired noise is.
 
+It is the control that tells whether pairing is more than a shift of the signal-to-noise ratio.
 python -m studies.times REPORT (the noise-report.json of `noise CONFIG` with a pairing stage turned on) prints the
 settings of such an arm, for the schedules of the pixel family.
 """
