@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from torch import distributed
 
 from tests.reliability import forks
 from tests.trainer import runs
+from tests.trainer.parallel.two_processes import train
 from trainer.assembly.processes import accelerator_for, leave
 from trainer.config import reading
 from trainer.errors import UserError
@@ -27,26 +24,14 @@ STEPS = "training.steps=4"
 
 def together(project: Path, *arguments: str) -> list[dict[str, Any]]:
     """What both processes saw."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    worker = str(Path(__file__).with_name("two_processes.py"))
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, worker, str(project), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((project.parent / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    return forks.ranks(2, lambda: train(project, *arguments))
 
 
 def stream(ranks: list[dict[str, Any]], accumulation: int) -> list[list[str]]:
     """The batches in the order of the stream that the processes share."""
     count = len(ranks[0]["names"])
     return [
-        ranks[rank]["names"][step * accumulation + micro]
+        list(ranks[rank]["names"][step * accumulation + micro])
         for step in range(count // accumulation)
         for micro in range(accumulation)
         for rank in (0, 1)

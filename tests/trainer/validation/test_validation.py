@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.reliability import forks
 from tests.tiny import tiny_sd
 from tests.trainer import runs
 from tests.trainer.assembly.test_training import losses, same, weights
@@ -372,17 +370,7 @@ def test_two_processes_share_the_questions_and_agree(project: Path) -> None:
         "[samples]\nprompts = ['a cat']\nwidth = 64\nheight = 64\nsteps = 2\nevery = '1s'\n"
     )
     project.write_text(sections + text.replace("lr = 1e-3", CLIMBING))  # it gets worse from the first step on
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*command, str(root / "tests" / "trainer" / "parallel" / "two_processes.py"), str(project)],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    forks.ranks(2, lambda: runs.training(project, "noise.oversampling=8").run())
     both = found(project)
     assert folder(project).finished
     steps, told = [c.step for c in both.checkpoints], learning(both)
