@@ -26,7 +26,8 @@ def now(place: Workspace, name: str) -> Status:
 
 
 def test_a_training_goes_through_its_states(place: Workspace) -> None:
-    name = processes.start(place, write_config(place, "one", steps=200))
+    count = 500  # seconds long, so that a busy machine sees it on its way
+    name = processes.start(place, write_config(place, "one", steps=count))
     assert name == "output/one"
     assert now(place, name).state in ("starting", "training")
     wait_for(lambda: now(place, name).state == "training")
@@ -38,11 +39,11 @@ def test_a_training_goes_through_its_states(place: Workspace) -> None:
     wait_for(lambda: now(place, name).state == "stopped")
     assert now(place, name).can == {"resume"}
     reached = now(place, name).step
-    assert 0 < reached < 200
+    assert 0 < reached < count
     processes.resume(place, name)
     wait_for(lambda: now(place, name).state == "finished", 60)
     steps = history(place.runs()[name]).curve("loss").steps.tolist()
-    assert steps == list(range(1, 201)), "it went on where it was stopped"
+    assert steps == list(range(1, count + 1)), "it went on where it was stopped"
     assert now(place, name).can == set()
 
 
