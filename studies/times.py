@@ -2,7 +2,7 @@
 
 It is the control that tells whether pairing is more than a shift of the signal-to-noise ratio.
 python -m studies.times REPORT (the noise-report.json of `noise CONFIG` with a pairing stage turned on) prints the
-settings of such an arm, for the schedules of the pixel family.
+settings of such an arm.
 """
 
 from __future__ import annotations
@@ -25,23 +25,14 @@ def weights(angles: Array, pull: float, scale: float, slices: int = SLICES) -> l
     """Relative frequency of equal slices of the range, clean to noisy, for timesteps.weights; their mean is 1.
 
     Timesteps drawn so have, with plain noise n', the signal-to-noise ratios of uniform ones with c x + s n' (c: pull,
-    s: scale). angles: atan(sigma / alpha) at even places from 0 to the end of the range, rising.
+    s: scale). angles: atan(sigma / alpha) of all timesteps, rising.
     """
+    angles = np.concatenate([[0.0], angles])  # the range begins at the image alone
     places, even = (np.arange(FINE) + 0.5) / FINE, np.linspace(0, 1, len(angles))
     at = np.interp(places, even, angles)
     paired = np.arctan2(scale * np.sin(at), np.cos(at) + pull * np.sin(at))
     counts, _ = np.histogram(np.interp(paired, angles, even), bins=slices, range=(0, 1))
     return [round(float(count) * slices / FINE, 3) for count in counts]
-
-
-def angles_of(objective: str) -> Array:
-    """Of the pixel family: a flow (1 - t) x + t n, else DDPM's linear betas (Ho et al. 2020, arXiv 2006.11239)."""
-    if objective == "flow_prediction":
-        t = np.linspace(0, 1, 1001)
-        return np.arctan2(t, 1 - t)
-    signal = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))])
-    found: Array = np.arccos(np.sqrt(signal))
-    return found
 
 
 def _configured(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -55,8 +46,8 @@ def main(report: Annotated[Path, typer.Argument(help="noise-report.json of a con
     try:
         read = json.loads(report.read_text(encoding="utf-8"))
         (found,) = _configured(read)
-        drawn = weights(angles_of(read["objective"]), found["pull"], found["scale"])
-    except (OSError, ValueError, LookupError, AttributeError) as error:
+        drawn = weights(np.array(read["angles"]), found["pull"], found["scale"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         typer.echo(f"{report}: not the report of a config with one pairing stage turned on ({error}).", err=True)
         raise typer.Exit(2) from error
     typer.echo('"timesteps.distribution" = "weights"')

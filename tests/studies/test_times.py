@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from studies import times
 from studies.cells import train_words
 from studies.plan import read
-from studies.times import angles_of, weights
+from studies.times import weights
 from trainer.config import reading
 
 STUDIES = Path(times.__file__).parent
+FLOW = np.arctan2(np.arange(1, 1001), 1000 - np.arange(1, 1001))
+DDPM = np.arccos(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)) ** 0.5)
 FILES = [file for file in sorted(STUDIES.glob("*.toml")) if "[arms." in file.read_text(encoding="utf-8")]
 
 
@@ -25,34 +27,25 @@ def test_a_flows_times_have_the_odds_that_paired_noise_gives() -> None:
     pull, scale = 0.04, 0.97
     ends = np.arange(1, 101) / 100  # t'
     left = scale * (1 - ends) - pull * ends  # solved: t = ends / (left + ends), 1 where it is 0
-    shares = np.cumsum(weights(angles_of("flow_prediction"), pull, scale)) / 100
+    shares = np.cumsum(weights(FLOW, pull, scale)) / 100
     np.testing.assert_allclose(shares, ends / (left.clip(min=0) + ends), atol=5e-4)
 
 
 def test_plain_noise_keeps_its_timesteps() -> None:
-    for objective in ("flow_prediction", "epsilon_prediction"):
-        assert set(weights(angles_of(objective), 0.0, 1.0)) <= {0.995, 1.0, 1.005}
-
-
-def test_ddpms_noise_to_signal_is_that_of_its_scheduler() -> None:
-    from diffusers import DDPMScheduler
-
-    signal = DDPMScheduler().alphas_cumprod.double().numpy()
-    np.testing.assert_allclose(np.cos(angles_of("epsilon_prediction")[1:]) ** 2, signal, rtol=1e-4)
+    for angles in (FLOW, DDPM):
+        assert set(weights(angles, 0.0, 1.0)) <= {0.995, 1.0, 1.005}
 
 
 def test_an_arm_is_printed_from_a_report(tmp_path: Path) -> None:
     report = tmp_path / "noise-report.json"
     one = {"pull": 0.04, "scale": 0.97, "configured": True}
-    report.write_text(json.dumps({"objective": "flow_prediction", "oversampling": {"64": one, "2": {}}}))
+    report.write_text(json.dumps({"angles": FLOW.tolist(), "oversampling": {"64": one, "2": {}}}))
     done = CliRunner().invoke(_app(), [str(report)])
     assert done.exit_code == 0
-    assert json.loads(done.stdout.partition('"timesteps.weights" = ')[2]) == weights(
-        angles_of("flow_prediction"), 0.04, 0.97
-    )
+    assert json.loads(done.stdout.partition('"timesteps.weights" = ')[2]) == weights(FLOW, 0.04, 0.97)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"objective": "v", "oversampling": {"4": {"pull": 1}}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"angles": 3, "oversampling": {"4": {"configured": true}}}'])
 def test_what_is_no_report_is_said(tmp_path: Path, text: str) -> None:
     report = tmp_path / "noise-report.json"
     report.write_text(text)

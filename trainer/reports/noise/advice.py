@@ -109,8 +109,9 @@ def _own(report: NoiseReport) -> Advice:
     if s.strength > STRONG:
         return Advice(
             f"{label}: strong here",
-            f"It pulls {s.strength:.1f} times as hard as {REFERENCE}: {_why(report, s.strength)}. In both tests "
-            "with intervals that we know (below), such pulls made the samples worse. A smaller value is the safer one.",
+            f"It pulls {s.strength:.1f} times as hard as {REFERENCE}: {_why(report, s.strength)}. In the tests "
+            "with intervals that we know (below), such pulls made samples worse, never clearly better. A smaller value "
+            "is the safer one.",
             "caution",
         )
     if s.strength < WEAK:

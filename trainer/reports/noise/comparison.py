@@ -112,7 +112,8 @@ class NoiseReport:
         return next(((stage, s) for stage in self.stages if (s := stage.configured) is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """For noise-report.json: each stage under its plugin's name, by the value of its setting."""
+        """For noise-report.json: each stage under its plugin's name, by the value of its setting; angles: how noisy the
+        input of each timestep is (SignalSchedule)."""
         head = {
             name: getattr(self, name)
             for name in (
@@ -124,7 +125,8 @@ class NoiseReport:
             stage.name: {str(s.value): _setting_dict(s, self.schedule) for s in stage.settings} for stage in self.stages
         }
         sizes = {f"{width}x{height}": count for (width, height), count in self.sizes}
-        return {"format": 1, "shape": list(self.shape), "sizes": sizes, **head, **stages}
+        angles = [round(angle, 6) for angle in self.schedule.angles.tolist()]
+        return {"format": 1, "shape": list(self.shape), "sizes": sizes, **head, "angles": angles, **stages}
 
 
 def _setting_dict(s: Setting, schedule: SignalSchedule) -> dict[str, Any]:

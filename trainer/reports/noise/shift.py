@@ -33,6 +33,11 @@ class SignalSchedule:
         return len(self.alpha)
 
     @property
+    def angles(self) -> NDArray[np.float64]:
+        """atan(sigma / alpha) of all timesteps, (T,): 0 = the image alone, pi / 2 = noise alone."""
+        return np.arctan2(self.sigma, self.alpha)
+
+    @property
     def landmarks(self) -> tuple[int, ...]:
         """The timesteps that are reported: 99, 499, 749 and 999 of 1000."""
         return tuple(max(0, len(self) * share // 100 - 1) for share in (10, 50, 75, 100))
@@ -57,7 +62,7 @@ class SignalSchedule:
     def acts_as(self, t: int, pull: float, scale: float) -> float:
         """The timestep whose plain input has the same signal-to-noise ratio, between 0 and T - 1."""
         angle = np.arctan2(self.sigma[t] * scale, self.alpha[t] + self.sigma[t] * pull)
-        return float(np.interp(angle, np.arctan2(self.sigma, self.alpha), np.arange(len(self))))
+        return float(np.interp(angle, self.angles, np.arange(len(self))))
 
 
 def flow_time(pull: float, scale: float) -> float:
